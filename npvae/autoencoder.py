@@ -161,11 +161,13 @@ class LinearAutoencoder:
 
     def encode(self, ops: Any, p: LinearParams, x: Array, a: LinearActs) -> Array:
         """X (B,D) -> code (B,Z)."""
-        return np.matmul(x, p.W, out=a.z)
+        z: Array = np.matmul(x, p.W, out=a.z)
+        return z
 
     def decode(self, ops: Any, p: LinearParams, z: Array, a: LinearActs) -> Array:
         """Code (B,Z) -> y (B,D)."""
-        return np.matmul(z, p.W.T, out=a.y[: len(z)])
+        y: Array = np.matmul(z, p.W.T, out=a.y[: len(z)])
+        return y
 
     def initialize(self, p: LinearParams, rng: np.random.Generator) -> None:
         """Orthonormal columns in expectation: N(0, 1/D), so that x W W^T starts as a random projection."""

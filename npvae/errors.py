@@ -38,7 +38,7 @@ def check_whole(what: str, value: object, least: int = 1) -> int:
     Traceback (most recent call last):
     npvae.errors.InputError: latent must be a whole number of at least 1, got 2.5
     """
-    if isinstance(value, Integral) and not isinstance(value, bool) and value >= least:
+    if isinstance(value, Integral) and not isinstance(value, bool) and int(value) >= least:
         return int(value)
     raise InputError(f"{what} must be a whole number of at least {least}, got {value!r}")
 

@@ -196,13 +196,13 @@ def _check_varied(name: str, images: Array) -> None:
         )
 
 
-LIKELIHOODS: dict[str, Callable[[], Likelihood]] = {
-    kind.name: kind for kind in (Bernoulli, Gaussian, GaussianLearned, GaussianOptimal, GaussianPixel)
-}
+KINDS: tuple[type[Any], ...] = (Bernoulli, Gaussian, GaussianLearned, GaussianOptimal, GaussianPixel)
+LIKELIHOODS = {kind.name: kind for kind in KINDS}
 
 
 def as_likelihood(likelihood: "str | Likelihood") -> Likelihood:
     """The likelihood called so with its defaults, or the likelihood given; an unknown name raises InputError."""
-    if isinstance(likelihood, tuple(LIKELIHOODS.values())):  # type: ignore[arg-type]
-        return likelihood  # type: ignore[return-value]
-    return LIKELIHOODS[check_choice("likelihood", likelihood, LIKELIHOODS)]()
+    if isinstance(likelihood, KINDS):
+        return likelihood
+    made: Likelihood = LIKELIHOODS[check_choice("likelihood", likelihood, LIKELIHOODS)]()
+    return made

@@ -50,7 +50,7 @@ class MLP:
 
     def scratch(self, ops: Any, rows: int) -> int:
         """How many numbers of scratch the largest layer's backward wants."""
-        return max(ops.dense_scratch(rows, i, o) for i, o in pairwise(self.widths))
+        return max(int(ops.dense_scratch(rows, i, o)) for i, o in pairwise(self.widths))
 
     def codes(self) -> list[int]:
         """The activation of each layer, as ops take it."""

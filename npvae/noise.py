@@ -66,10 +66,12 @@ def corrupt(rng: np.random.Generator, images: Array, kind: str, level: float) ->
     if kind == "none":
         return images
     if kind == "gaussian":
-        return images + images.dtype.type(level) * rng.standard_normal(images.shape, np.float32)
+        return (images + level * rng.standard_normal(images.shape, np.float32)).astype(images.dtype)
     u = rng.random(images.shape, np.float32)
-    noisy = np.where(u < level, 0, images)
-    return np.where(u < level / 2, 1, noisy) if kind == "salt-and-pepper" else noisy
+    noisy = np.where(u < level, images.dtype.type(0), images)
+    if kind == "salt-and-pepper":
+        noisy[u < level / 2] = 1
+    return noisy
 
 
 def check_corruption(kind: object, level: float) -> None:

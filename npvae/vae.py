@@ -54,7 +54,10 @@ class Acts(NamedTuple):
         y: Array = self.decoder[-1]
         return y.reshape(*self.z.shape[:2], -1)
 
-    logits = y
+    @property
+    def logits(self) -> Array:
+        """`y` by the name it has under a Bernoulli likelihood."""
+        return self.y
 
 
 class Scratch(NamedTuple):
@@ -101,17 +104,19 @@ gaussian-optimal, gaussian-pixel. Did you mean 'bernoulli'?
     @cached_property
     def decoder(self) -> MLP:
         """z -> the likelihood's y."""
-        return MLP((self.latent, *reversed(self.hidden), self._p_x.outputs * self.data), self.activation)
+        return MLP((self.latent, *reversed(self.hidden), self.p_x.outputs * self.data), self.activation)
 
     @property
-    def _p_x(self) -> Likelihood:
-        return self.likelihood  # type: ignore[return-value]  # a name has become a Likelihood in __post_init__
+    def p_x(self) -> Likelihood:
+        """The likelihood: in `likelihood` a name may have been given, __post_init__ has replaced it."""
+        assert not isinstance(self.likelihood, str)
+        return self.likelihood
 
     # ── Layouts ──────────────────────────────────────────────────────────────────────────────────────────────────
 
     def params(self) -> Params:
         """Layout of theta."""
-        return Params(self.encoder.params(), self.decoder.params(), self._p_x.params)
+        return Params(self.encoder.params(), self.decoder.params(), self.p_x.params)
 
     def acts(self, batch: int, samples: int) -> Acts:
         """Layout of the activations."""
@@ -119,7 +124,7 @@ gaussian-optimal, gaussian-pixel. Did you mean 'bernoulli'?
             encoder=self.encoder.acts(batch),
             z=Shape((batch, samples, self.latent)),
             decoder=self.decoder.acts(batch * samples),
-            likelihood=self._p_x.kept,
+            likelihood=self.p_x.kept,
             log_px=Shape((batch, samples), wide=True),
             rate=self.bound.rate(batch, samples, self.latent),
             log_w=self.bound.log_w(batch, samples),
@@ -138,7 +143,7 @@ gaussian-optimal, gaussian-pixel. Did you mean 'bernoulli'?
         self.encoder.forward(ops, p.encoder, x, a.encoder)
         ops.reparameterize_forward(a.stats, eps, out=a.z)
         self.decoder.forward(ops, p.decoder, rows(a.z), a.decoder)
-        self._p_x.forward(ops, p.likelihood, target, a)
+        self.p_x.forward(ops, p.likelihood, target, a)
         self.bound.rate_forward(ops, eps, a)
         return self.bound.forward(ops, beta, a)
 
@@ -147,7 +152,7 @@ gaussian-optimal, gaussian-pixel. Did you mean 'bernoulli'?
         x, target, eps, beta = inputs
         self.bound.backward(ops, beta, a, da)
         self.bound.rate_backward(ops, eps, a, da, s)
-        self._p_x.backward(ops, p.likelihood, target, a, dp.likelihood, da)
+        self.p_x.backward(ops, p.likelihood, target, a, dp.likelihood, da)
         self.decoder.backward(ops, p.decoder, rows(a.z), a.decoder, dp.decoder, da.decoder, s.backend, rows(da.z))
         np.add(da.z, s.z, out=da.z)  # z feeds the decoder and the rate
         ops.reparameterize_backward(da.z, a.stats, eps, out=da.stats)
@@ -170,7 +175,7 @@ gaussian-optimal, gaussian-pixel. Did you mean 'bernoulli'?
 
     def decode(self, ops: Any, p: Params, z: Array, a: Acts) -> Array:
         """Z (B,Z) -> E[x|z] (B,D)."""
-        return self._p_x.mean(self.decoder.forward(ops, p.decoder, z, [h[: len(z)] for h in a.decoder]))
+        return self.p_x.mean(self.decoder.forward(ops, p.decoder, z, [h[: len(z)] for h in a.decoder]))
 
     def initialize(self, p: Params, rng: np.random.Generator) -> None:
         """Draw the weights; the likelihood's log sigma^2 starts at 0."""
@@ -184,18 +189,18 @@ gaussian-optimal, gaussian-pixel. Did you mean 'bernoulli'?
 
         (sum + 1/2)/(n + 1) estimates each pixel's mean, so that pixels which are always blank stay finite.
         """
-        if self._p_x.name == "bernoulli":
+        if self.p_x.name == "bernoulli":
             mean = (images.sum(axis=0, dtype=np.float64) + 0.5) / (len(images) + 1)
             p.decoder[-1].b[:] = np.log(mean / (1 - mean))
 
     def remember(self, p: Params, a: Acts, step: int) -> None:
         """Store what evaluation needs of training step `step` (from 1): the optimal sigma, where there is one."""
-        if isinstance(self.likelihood, GaussianOptimal):
-            self.likelihood.remember(p.likelihood, a, step)
+        if isinstance(self.p_x, GaussianOptimal):
+            self.p_x.remember(p.likelihood, a, step)
 
     def evaluation(self, bound: Bound | None = None) -> "VAE":
         """The model that measures this one, on the same parameters: without free bits, with the stored sigma."""
-        likelihood = self.likelihood.evaluation() if isinstance(self.likelihood, GaussianOptimal) else self.likelihood
+        likelihood: Likelihood = self.p_x.evaluation() if isinstance(self.p_x, GaussianOptimal) else self.p_x
         own = ELBO() if isinstance(self.bound, ELBO) else self.bound
         return dataclasses.replace(self, likelihood=likelihood, bound=bound or own)
 

@@ -3,7 +3,7 @@
 import math
 import os
 from collections.abc import Iterator
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -27,7 +27,7 @@ class _Views(NamedTuple):
     acts: Tree
     x: Array
     target: Array
-    eps: Array | None
+    eps: Any  # None for a model without noise
 
 
 class Workspace:

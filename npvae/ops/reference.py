@@ -152,7 +152,8 @@ def minus_abs(a: Array) -> Array:
 def sigmoid(a: Array) -> Array:
     """1 / (1 + e^-a), written as e^-|a| / (1 + e^-|a|) left of zero so that nothing overflows or cancels."""
     e = np.exp(minus_abs(a))
-    return np.where(a.real > 0, 1, e) / (1 + e)
+    s: Array = np.where(a.real > 0, 1, e) / (1 + e)
+    return s
 
 
 # ── Tied linear layers ───────────────────────────────────────────────────────────────────────────────────────────
@@ -244,7 +245,7 @@ def gaussian_kl_forward(stats: Array, out: Array | None = None) -> Array:
     rate = np.empty(mu.shape, wide(stats.dtype)) if out is None else out
     np.expm1(logvar, out=rate, dtype=rate.dtype)  # sigma^2 - 1: expm1 does not cancel where sigma is near 1
     rate -= logvar
-    rate += mu * mu
+    rate += np.multiply(mu, mu, dtype=rate.dtype)
     rate *= 0.5
     return rate
 
@@ -301,7 +302,8 @@ def bernoulli_forward(logits: Array, target: Array, out: Array | None = None) ->
     """
     # log s(l) = -softplus(-l) and log(1 - s(l)) = -softplus(l), so a term is t l - softplus(l); with
     # softplus(l) = l [l > 0] + log(1 + e^-|l|) it becomes l (t - [l > 0]) - log(1 + e^-|l|), free of cancellation.
-    terms = (target[:, None] - (logits.real > 0)) * logits
+    gap = target[:, None] - (logits.real > 0)
+    terms = np.multiply(gap, logits, out=np.zeros_like(logits), where=gap != 0)  # no 0 times inf
     terms -= np.log1p(np.exp(minus_abs(logits)))
     return np.sum(terms, axis=-1, dtype=wide(logits.dtype), out=out)
 
@@ -320,7 +322,7 @@ def gaussian_forward(mean: Array, target: Array, logvar: Array, out: Array | Non
     mean (B,K,D), target (B,D), logvar (1,) -> log_px (B,K), wide.
     """
     logvar = logvar.astype(wide(mean.dtype))  # it is multiplied by D: rounding it to float32 would show
-    log_px = np.sum((target[:, None] - mean) ** 2, axis=-1, dtype=logvar.dtype, out=out)
+    log_px: Array = np.sum((target[:, None] - mean) ** 2, axis=-1, dtype=logvar.dtype, out=out)
     log_px *= np.exp(-logvar)
     log_px += mean.shape[-1] * (LOG_2PI + logvar)
     log_px *= -0.5
