@@ -202,7 +202,7 @@ LIKELIHOODS = {kind.name: kind for kind in KINDS}
 
 def as_likelihood(likelihood: "str | Likelihood") -> Likelihood:
     """The likelihood called so with its defaults, or the likelihood given; an unknown name raises InputError."""
-    if isinstance(likelihood, KINDS):
-        return likelihood
-    made: Likelihood = LIKELIHOODS[check_choice("likelihood", likelihood, LIKELIHOODS)]()
-    return made
+    given: Any = likelihood
+    if not isinstance(given, KINDS):
+        given = LIKELIHOODS[check_choice("likelihood", given, LIKELIHOODS)]()
+    return given  # type: ignore[no-any-return]

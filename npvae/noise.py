@@ -66,9 +66,10 @@ def corrupt(rng: np.random.Generator, images: Array, kind: str, level: float) ->
     if kind == "none":
         return images
     if kind == "gaussian":
-        return (images + level * rng.standard_normal(images.shape, np.float32)).astype(images.dtype)
+        added: Array = (images + level * rng.standard_normal(images.shape, np.float32)).astype(images.dtype)
+        return added
     u = rng.random(images.shape, np.float32)
-    noisy = np.where(u < level, images.dtype.type(0), images)
+    noisy: Array = np.where(u < level, images.dtype.type(0), images)
     if kind == "salt-and-pepper":
         noisy[u < level / 2] = 1
     return noisy

@@ -9,7 +9,7 @@ import numpy as np
 
 from npvae.bounds import ELBO, Bound, terms
 from npvae.errors import InputError
-from npvae.flat import Array, Shape, Tree
+from npvae.flat import Array, Shape
 from npvae.likelihoods import GaussianOptimal, Likelihood, as_likelihood
 from npvae.mlp import MLP, check_architecture
 
@@ -200,7 +200,7 @@ gaussian-optimal, gaussian-pixel. Did you mean 'bernoulli'?
 
     def evaluation(self, bound: Bound | None = None) -> "VAE":
         """The model that measures this one, on the same parameters: without free bits, with the stored sigma."""
-        likelihood: Likelihood = self.p_x.evaluation() if isinstance(self.p_x, GaussianOptimal) else self.p_x
+        likelihood: Any = self.p_x.evaluation() if isinstance(self.p_x, GaussianOptimal) else self.p_x
         own = ELBO() if isinstance(self.bound, ELBO) else self.bound
         return dataclasses.replace(self, likelihood=likelihood, bound=bound or own)
 

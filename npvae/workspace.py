@@ -180,7 +180,8 @@ class Workspace:
         self._inputs = None  # the last forward's activations are gone
         for start in range(0, len(x), self.batch):
             part = np.ascontiguousarray(x[start : start + self.batch], self.dtype)
-            yield part, self._views_of(len(part)).acts
+            self.acts = self._views_of(len(part)).acts
+            yield part, self.acts
 
     def _views_of(self, rows: int) -> _Views:
         """The views of the buffers' beginnings that `rows` images need."""

@@ -30,7 +30,7 @@ class Sizes(NamedTuple):
     Z: int
 
 
-# ── Numbers ─────────────────────────────────────────────────────────────────────────────────────────────────
+# ── Numbers ──────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
 def error(a: Any, b: Any) -> float:
@@ -81,7 +81,7 @@ def map_half(half: int, change: Callable[[Array], Array]) -> Callable[[Array], A
     return changed
 
 
-# ── A mutation: a backward that is wrong, as somebody's once was ────────────────────────────────────────────
+# ── A mutation: a backward that is wrong, as somebody's once was ─────────────────────────────────────────────────
 
 Backward = Callable[..., Any]
 Mutation = Callable[["Case", Backward, Values], Any]
@@ -110,7 +110,7 @@ def as_tuple(result: Any) -> tuple[Any, ...]:
     return result if isinstance(result, tuple) else (result,)
 
 
-# ── A case ──────────────────────────────────────────────────────────────────────────────────────────────────
+# ── A case ───────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
 @dataclass(frozen=True)
@@ -203,7 +203,7 @@ def blank(values: Values, names: Sequence[str]) -> Values:
     return {name: np.full_like(values[name], np.nan) for name in names}
 
 
-# ── The cases ───────────────────────────────────────────────────────────────────────────────────────────────
+# ── The cases ────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
 def draw_dense(rng: np.random.Generator, s: Sizes) -> Values:

@@ -127,7 +127,7 @@ def test_contract(case, dtype, data):
     check_contract(case, jit, data.draw(sizes(case)), dtype)
 
 
-# ── Bits ────────────────────────────────────────────────────────────────────────────────────────────────────
+# ── Bits ─────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
 def outcome(case, dtype, offset=0):
@@ -179,7 +179,7 @@ def test_bits_do_not_depend_on_the_process():
     assert python("import test_jit; print(test_jit.digest())") == digest()
 
 
-# ── Memory, compilation, cache ──────────────────────────────────────────────────────────────────────────────
+# ── Memory, compilation, cache ───────────────────────────────────────────────────────────────────────────────────
 
 
 @EVERY

@@ -22,7 +22,7 @@ def gaussian(mean, logvar):
     return NormalDist(float(mean), math.exp(float(logvar) / 2))
 
 
-# ── Dense layers ────────────────────────────────────────────────────────────────────────────────────────────
+# ── Dense layers ─────────────────────────────────────────────────────────────────────────────────────────────────
 
 SCALAR = {
     "identity": lambda a: a,
@@ -109,7 +109,7 @@ def test_squared_error(ops, dtype, rng):
         assert result[b] == pytest.approx(expected, rel=1e-14 if dtype == np.float64 else 1e-7)
 
 
-# ── The code ────────────────────────────────────────────────────────────────────────────────────────────────
+# ── The code ─────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
 def test_reparameterized_noise_has_the_moments_of_q(ops, rng):
@@ -171,7 +171,7 @@ def test_the_code_at_its_extremes(ops, dtype):
     assert ops.log_ratio_forward(far, far[..., :1], noise).item() == pytest.approx(0.5e60, rel=1e-6)
 
 
-# ── Likelihoods ─────────────────────────────────────────────────────────────────────────────────────────────
+# ── Likelihoods ──────────────────────────────────────────────────────────────────────────────────────────────────
 
 
 def test_bernoulli_is_a_sum_of_logarithms(ops, rng):
@@ -254,7 +254,7 @@ def test_gaussians_at_their_extremes(ops, dtype):
     assert all(np.isnan(part).all() for part in ops.gaussian_optimal_forward(mean, target))
 
 
-# ── Bounds ──────────────────────────────────────────────────────────────────────────────────────────────────
+# ── Bounds ───────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
 def test_elbo_by_hand(ops):
@@ -306,7 +306,7 @@ def test_iwae_grows_with_samples_that_are_worth_nothing(ops):
             assert all(np.isnan(part).all() for part in ops.iwae_backward(1.0, log_w, rate, 1.0))
 
 
-# ── An empty batch ──────────────────────────────────────────────────────────────────────────────────────────
+# ── An empty batch ───────────────────────────────────────────────────────────────────────────────────────────────
 
 
 @FLOATS

@@ -20,7 +20,7 @@ def rng_of(*key):
     return np.random.default_rng([ord(letter) for letter in "".join(map(str, key))])
 
 
-# ── Oracles ─────────────────────────────────────────────────────────────────────────────────────────────────
+# ── Oracles ──────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
 def loss_of(case, ops, inputs, cotangents):
@@ -128,7 +128,7 @@ def test_complex_numbers_without_imaginary_part_change_nothing(case):
             assert error(value.real, real[name]) <= 1e-14 and not np.any(value.imag), name
 
 
-# ── The contract of a pair, on any backend ──────────────────────────────────────────────────────────────────
+# ── The contract of a pair, on any backend ───────────────────────────────────────────────────────────────────────
 
 
 def check_contract(case: Case, ops, sizes, dtype=np.float64):
@@ -217,7 +217,7 @@ def test_dense_without_dx(ops, act):
     assert same(gradients["W"], expected["W"]) and same(gradients["b"], expected["b"])
 
 
-# ── Derivatives by what is an output too ────────────────────────────────────────────────────────────────────
+# ── Derivatives by what is an output too ─────────────────────────────────────────────────────────────────────────
 
 
 def test_tied_dz_is_the_derivative_by_the_code():
@@ -245,7 +245,7 @@ def test_iwae_dlog_w_is_the_derivative_by_the_weight():
         assert abs(derivative - dlog_w[i]) <= 1e-12 and dlog_w[i] == dlog_px[i]
 
 
-# ── Every op is complete ────────────────────────────────────────────────────────────────────────────────────
+# ── Every op is complete ─────────────────────────────────────────────────────────────────────────────────────────
 
 
 def names_of(module):

@@ -31,7 +31,7 @@ from npvae.ops.reference import tied_scratch as tied_scratch
 
 Array = npt.NDArray[Any]
 
-# ── Dense layer ─────────────────────────────────────────────────────────────────────────────────────────────
+# ── Dense layer ──────────────────────────────────────────────────────────────────────────────────────────────────
 
 
 def dense_forward(x: Array, W: Array, b: Array, act: int, out: Array | None = None) -> Array:
@@ -65,7 +65,7 @@ def dense_backward(
     return dx, dW, db
 
 
-# ── Linear autoencoder ──────────────────────────────────────────────────────────────────────────────────────
+# ── Linear autoencoder ───────────────────────────────────────────────────────────────────────────────────────────
 
 
 def squared_error_forward(y: Array, target: Array, out: Array | None = None) -> Array:
@@ -82,7 +82,7 @@ def squared_error_backward(derror: Array, y: Array, target: Array, out: Array | 
     return dy
 
 
-# ── The code: reparameterisation and its rate ───────────────────────────────────────────────────────────────
+# ── The code: reparameterisation and its rate ────────────────────────────────────────────────────────────────────
 
 
 def reparameterize_forward(stats: Array, eps: Array, out: Array | None = None) -> Array:
@@ -129,7 +129,7 @@ def log_ratio_backward(
     return dz, dstats
 
 
-# ── Likelihoods ─────────────────────────────────────────────────────────────────────────────────────────────
+# ── Likelihoods ──────────────────────────────────────────────────────────────────────────────────────────────────
 # With one sigma for all pixels, what is left beside them are B*K numbers, and NumPy's.
 
 
@@ -220,7 +220,7 @@ def gaussian_pixel_backward(
     return dpixels
 
 
-# ── Bounds ──────────────────────────────────────────────────────────────────────────────────────────────────
+# ── Bounds ───────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
 def iwae_forward(log_px: Array, rate: Array, beta: float, out: Array | None = None) -> tuple[Any, Array]:
@@ -239,7 +239,7 @@ def iwae_backward(
     return dlog_px, drate, dlog_w
 
 
-# ── Updates: one pass over the vectors, the step's own numbers worked out in float64 ────────────────────────
+# ── Updates: one pass over the vectors, the step's own numbers worked out in float64 ─────────────────────────────
 
 
 def global_norm(dtheta: Array) -> float:

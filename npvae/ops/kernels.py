@@ -54,7 +54,7 @@ def sigmoid(a: Any) -> Any:
     return (one if a > 0 else e) / (one + e)
 
 
-# ── Dense layer ─────────────────────────────────────────────────────────────────────────────────────────────
+# ── Dense layer ──────────────────────────────────────────────────────────────────────────────────────────────────
 
 
 @kernel(CAREFUL)
@@ -115,7 +115,7 @@ def activate_backward(dy: Array, y: Array, act: int, da: Array, db: Array) -> No
             db[j] += da[n, j]
 
 
-# ── The code ────────────────────────────────────────────────────────────────────────────────────────────────
+# ── The code ─────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
 @kernel(CAREFUL)
@@ -195,7 +195,7 @@ def log_ratio_backward(drate: Array, z: Array, dz: Array, dstats: Array) -> None
             dstats[b, 0, Z + j] = number(-0.5 * total)
 
 
-# ── Likelihoods ─────────────────────────────────────────────────────────────────────────────────────────────
+# ── Likelihoods ──────────────────────────────────────────────────────────────────────────────────────────────────
 
 
 @kernel(SUM)
@@ -277,7 +277,7 @@ def gaussian_pixel_backward(dlog_px: Array, pixels: Array, target: Array, dpixel
                 dpixels[b, k, D + d] = (r * weighted - one) * (half * seed)
 
 
-# ── The importance-weighted bound: all of it wide ───────────────────────────────────────────────────────────
+# ── The importance-weighted bound: all of it wide ────────────────────────────────────────────────────────────────
 
 
 @kernel(CAREFUL)
@@ -321,7 +321,7 @@ def iwae_backward(
                 drate[b, k, j] = -beta * dlog_w[b, k]
 
 
-# ── Updates: vectors of one dtype, numbers rounded to it once ───────────────────────────────────────────────
+# ── Updates: vectors of one dtype, numbers rounded to it once ────────────────────────────────────────────────────
 
 
 @kernel(SUM)

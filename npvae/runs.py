@@ -1,0 +1,271 @@
+"""A run: a trained model, what made it, and the folder that keeps both.
+
+    config.json             every setting, the model, the data, the versions
+    metrics.csv             a row per epoch
+    checkpoint.safetensors  the parameters, and all that resuming needs
+    figures/                the pictures
+"""
+
+import csv
+import io
+import json
+import platform
+from dataclasses import asdict, dataclass, fields
+from importlib.metadata import version
+from os import PathLike
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from npvae import noise
+from npvae.checkpoint import load_tensors, write_atomically
+from npvae.errors import InputError, check_choice, check_real, check_whole
+from npvae.flat import Array
+from npvae.models import describe, make_model
+from npvae.noise import Purpose, stream
+from npvae.ops import BACKENDS, default_backend
+from npvae.vae import VAE
+from npvae.workspace import Model, Workspace, check_seed
+
+CONFIG, METRICS, CHECKPOINT, FIGURES = "config.json", "metrics.csv", "checkpoint.safetensors", "figures"
+
+COLUMNS = (
+    "epoch", "seconds", "train_loss", "train_reconstruction", "train_rate", "test_loss", "test_reconstruction",
+    "test_rate", "active_units",
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How a model is trained. None means: what suits the model; `completed` fills it in and checks everything.
+
+    epochs, batch: passes over the data and images per step. lr, optimizer ("adam", "adamw", "rmsprop", "sgd"),
+    momentum (sgd), weight_decay (adamw), schedule ("constant", "step", "cosine"), lr_warmup (steps), clip (largest
+    gradient norm). beta: weight of the rate, reached linearly after `warmup` epochs. samples: K per image.
+    binarize: "dynamic" (redrawn every pass), "static" (once, by the seed) or "none". corruption ("none", "masking",
+    "gaussian", "salt-and-pepper") of the input at corruption_level; the target stays clean. patience: stop after so
+    many epochs without a better test loss, and keep the best. seed, backend, dtype: see Workspace.
+    """
+
+    epochs: int = 40
+    batch: int = 100
+    lr: float = 1e-3
+    optimizer: str = "adam"
+    momentum: float | None = None
+    weight_decay: float | None = None
+    schedule: str = "constant"
+    lr_warmup: int = 0
+    clip: float | None = None
+    beta: float | None = None
+    warmup: int | None = None
+    samples: int | None = None
+    binarize: str | None = None
+    corruption: str = "none"
+    corruption_level: float | None = None
+    patience: int | None = None
+    seed: int = 0
+    backend: str | None = None
+    dtype: str = "float32"
+
+    def completed(self, model: Model) -> "Settings":
+        """The settings with every None that has a default replaced by it; InputError for what makes no sense."""
+        filled = asdict(self)
+        for name, owner in (("momentum", "sgd"), ("weight_decay", "adamw")):
+            if filled[name] is not None and self.optimizer != owner:
+                raise InputError(f"{name} means nothing to the optimizer {self.optimizer!r}: leave it out")
+        for name in ("beta", "warmup", "samples"):
+            if filled[name] is not None and not isinstance(model, VAE):
+                raise InputError(f"{name} means nothing to {type(model).__name__}, which has no noise: leave it out")
+        if self.corruption_level is not None and self.corruption == "none":
+            raise InputError("corruption_level means nothing without a corruption: choose one or leave it out")
+        bernoulli = isinstance(model, VAE) and model.p_x.name == "bernoulli"
+        defaults = {
+            "beta": 1.0,
+            "warmup": 0,
+            "samples": 1,
+            "binarize": "dynamic" if bernoulli else "none",
+            "backend": default_backend(),
+            "momentum": 0.9 if self.optimizer == "sgd" else None,
+            "weight_decay": 0.01 if self.optimizer == "adamw" else None,
+            "corruption_level": None if self.corruption == "none" else 0.3,
+        }
+        filled |= {name: value for name, value in defaults.items() if filled[name] is None}
+        for name, least in (("epochs", 1), ("batch", 1), ("samples", 1), ("lr_warmup", 0), ("warmup", 0)):
+            check_whole(name, filled[name], least)
+        if self.patience is not None:
+            check_whole("patience", self.patience)
+        check_real("lr", self.lr, 0.0, open_=True)
+        check_real("beta", filled["beta"], 0.0)
+        check_choice("optimizer", self.optimizer, ("adam", "adamw", "rmsprop", "sgd"))
+        check_choice("schedule", self.schedule, ("constant", "step", "cosine"))
+        check_choice("binarize", filled["binarize"], noise.BINARIZATIONS)
+        check_choice("backend", filled["backend"], BACKENDS)
+        check_choice("dtype", self.dtype, ("float32", "float64"))
+        check_choice("corruption", self.corruption, noise.CORRUPTIONS)
+        if self.corruption != "none":
+            noise.check_corruption(self.corruption, filled["corruption_level"])
+        check_seed(self.seed)
+        return Settings(**filled)
+
+
+class Run:
+    """A model with its parameters, its settings and its history; `folder` is None for a run kept in memory alone.
+
+    theta: the parameters as a vector. history: a dict per epoch, keyed by COLUMNS. data: where the images came from,
+    {"source", "rows", "rescale", "digest"}. ws: a workspace that measures, on the same parameters.
+    """
+
+    def __init__(
+        self, model: Model, settings: Settings, data: dict[str, Any], theta: Array, folder: Path | None
+    ) -> None:
+        self.model, self.settings, self.data, self.theta, self.folder = model, settings, data, theta, folder
+        self.history: list[dict[str, float]] = []
+        self.ws = Workspace(
+            model.evaluation() if isinstance(model, VAE) else model,
+            batch=max(250 // (settings.samples or 1), 1),
+            samples=settings.samples or 1,
+            dtype=settings.dtype,
+            backend=settings.backend,
+            theta=theta,
+        )
+
+    @property
+    def seed(self) -> int:
+        """The seed that the run was trained with, the default of all its drawings."""
+        return self.settings.seed
+
+    def encode(self, x: Array) -> Array:
+        """X (n, D) -> codes (n, Z), for a VAE the posterior means."""
+        return self.ws.encode(x)
+
+    def decode(self, z: Array) -> Array:
+        """Codes (n, Z) -> images (n, D), for a VAE the means E[x|z]."""
+        return self.ws.decode(z)
+
+    def reconstruct(self, x: Array) -> Array:
+        """X (n, D) -> what the decoder makes of its code, (n, D)."""
+        return self.decode(self.encode(x))
+
+    def sample(self, n: int, seed: int | None = None) -> Array:
+        """N images (n, D) from the prior: z ~ N(0, 1), decoded. InputError for an autoencoder, which has no prior."""
+        model = self._vae("sample")
+        rng = stream(self.seed if seed is None else check_seed(seed), Purpose.SAMPLE)
+        return self.decode(rng.standard_normal((check_whole("n", n), model.latent)))
+
+    def rates(self, x: Array) -> Array:
+        """KL(q(z|x) || p(z)) per latent, (Z,), in nats, averaged over x (n, D)."""
+        model = self._vae("the rate")
+        total = np.zeros(model.latent)
+        for start in range(0, len(x), self.ws.batch):
+            self.ws.encode(x[start : start + self.ws.batch])
+            total += self.ws.ops.gaussian_kl_forward(self.ws.acts.stats).sum(axis=(0, 1))
+        return total / len(x)
+
+    def corrupt(self, x: Array) -> Array:
+        """What the model sees of x (n, D): x itself unless the run is a denoising one."""
+        rng = stream(self.seed, Purpose.EVALUATE_CORRUPT)
+        return noise.corrupt(rng, x, self.settings.corruption, self.settings.corruption_level or 0.0)
+
+    def binarize(self, x: Array) -> Array:
+        """X (n, D) as it is evaluated: black and white, from a fixed seed, if the run was trained so."""
+        if self.settings.binarize == "none":
+            return x
+        return noise.binarize(stream(self.seed, Purpose.EVALUATE_BINARIZE), x)
+
+    def check(self, images: Array) -> None:
+        """Raise InputError unless images (n, D) are what this model was made for."""
+        if images.ndim != 2 or images.shape[1] != self.model.data or not len(images):
+            raise InputError(f"the model takes images (n, {self.model.data}) with n of at least 1, got {images.shape}")
+        if not np.isfinite(images).all():
+            row, column = np.argwhere(~np.isfinite(images))[0]
+            raise InputError(f"images must be finite: there is {images[row, column]} in row {row}, column {column}")
+        if isinstance(self.model, VAE):
+            self.model.p_x.check(images)
+        if self.settings.binarize != "none" and (images.min() < 0 or images.max() > 1):
+            raise InputError("binarisation needs pixels in [0, 1]: rescale them (--rescale) or say binarize 'none'")
+
+    def _vae(self, what: str) -> VAE:
+        if not isinstance(self.model, VAE):
+            raise InputError(f"{what} needs a VAE: {type(self.model).__name__} has no p(z)")
+        return self.model
+
+    # ── The folder ───────────────────────────────────────────────────────────────────────────────────────────────
+
+    def write_config(self) -> None:
+        """Write config.json, where the run has a folder."""
+        if self.folder is not None:
+            versions = {name: version(name) for name in ("npvae", "numpy", "numba", "matplotlib")}
+            config = {
+                "model": describe(self.model),
+                "settings": asdict(self.settings),
+                "data": self.data,
+                "versions": {"python": platform.python_version(), **versions},
+                "platform": platform.platform(),
+            }
+            write_atomically(self.folder / CONFIG, (json.dumps(config, indent=2) + "\n").encode())
+
+    def write_metrics(self) -> None:
+        """Write metrics.csv, where the run has a folder."""
+        if self.folder is not None:
+            text = io.StringIO()
+            writer = csv.DictWriter(text, COLUMNS, lineterminator="\n")
+            writer.writeheader()
+            writer.writerows(self.history)
+            write_atomically(self.folder / METRICS, text.getvalue().encode())
+
+
+def load(folder: str | PathLike[str]) -> Run:
+    """The run kept in a folder, ready to sample, reconstruct, encode and decode.
+
+    Raises InputError if there is none, or if its checkpoint is damaged or another model's.
+    """
+    run = read_config(Path(folder))
+    tensors, _ = load_tensors(Path(folder) / CHECKPOINT)
+    adopt(run, tensors.get("theta"))
+    read_metrics(run, int(tensors["train.epoch"]) if "train.epoch" in tensors else 0)
+    return run
+
+
+def adopt(run: Run, theta: Array | None) -> None:
+    """Copy a checkpoint's theta into the run; InputError if it is not this model's."""
+    if theta is None or theta.shape != run.theta.shape or theta.dtype != run.theta.dtype:
+        came = "none" if theta is None else f"{theta.shape} of {theta.dtype}"
+        raise InputError(
+            f"{run.folder}/{CHECKPOINT} is the checkpoint of another model: {run.model!r} has theta "
+            f"{run.theta.shape} of {run.theta.dtype}, the file {came}. Put the two files of one run together again"
+        )
+    run.theta[:] = theta
+
+
+def read_config(folder: Path) -> Run:
+    """The run that config.json describes, its parameters as they were initialised."""
+    path = folder / CONFIG
+    if not path.is_file():
+        raise InputError(f"{folder} holds no run: there is no {CONFIG} in it. Runs are made by `npvae train --out`")
+    try:
+        config = json.loads(path.read_text(encoding="utf-8"))
+        options = dict(config["model"])
+        model = make_model(options.pop("kind"), **options)
+        known = {field.name for field in fields(Settings)}
+        settings = Settings(**{name: value for name, value in config["settings"].items() if name in known})
+        data = {name: config["data"][name] for name in ("source", "rows", "rescale", "digest")}
+        settings = settings.completed(model)
+    except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
+        raise InputError(f"{path} is not a configuration that npvae wrote: {error!r}") from error
+    theta = Workspace(model, 1, settings.samples or 1, settings.dtype, settings.backend, settings.seed).theta
+    return Run(model, settings, data, theta, folder)
+
+
+def read_metrics(run: Run, epochs: int) -> None:
+    """Fill `history` with the rows of the first `epochs` epochs: one written after the checkpoint is not yet true."""
+    assert run.folder is not None
+    path = run.folder / METRICS
+    try:
+        with path.open(newline="", encoding="utf-8") as file:
+            rows = [{name: float(row[name]) for name in COLUMNS} for row in csv.DictReader(file)]
+    except FileNotFoundError:
+        rows = []
+    except (ValueError, TypeError, KeyError) as error:
+        raise InputError(f"{path} is not a table that npvae wrote: {error!r}") from error
+    run.history = [row for row in rows if row["epoch"] <= epochs]

@@ -1,0 +1,349 @@
+"""The loop: shuffled mini-batches, validation, checkpoints; interrupted anywhere, it goes on as if it had not been.
+
+All that a step depends on is in the checkpoint (parameters, moments, step, permutation, cursor, running sums) or is
+a function of (seed, epoch, step): the noise. So a resumed run ends with the same bits as one that never stopped.
+"""
+
+import hashlib
+import math
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from os import PathLike, fspath
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import numpy as np
+
+from npvae import datasets, noise
+from npvae.checkpoint import expect_tensors, load_tensors, save_tensors
+from npvae.datasets import Dataset
+from npvae.errors import DivergenceError, InputError, check_choice
+from npvae.evaluation import measure
+from npvae.flat import Array
+from npvae.noise import Purpose, stream
+from npvae.optim import SGD, Adam, AdamW, Optimizer, RMSProp, make_schedule
+from npvae.progress import Progress
+from npvae.runs import CHECKPOINT, COLUMNS, CONFIG, METRICS, Run, Settings, adopt, read_config, read_metrics
+from npvae.vae import VAE
+from npvae.workspace import Model, Workspace
+
+Callback = Callable[[Run, dict[str, float]], None]
+
+
+class Interrupted(KeyboardInterrupt):  # noqa: N818  # it is what Ctrl-C raises, with the checkpoint written
+    """SIGINT or SIGTERM came while training; `number` says which. The run's folder, if any, holds the checkpoint."""
+
+    def __init__(self, number: int, folder: Path | None) -> None:
+        super().__init__(f"training stopped by {signal.Signals(number).name}")
+        self.number, self.folder = number, folder
+
+
+def train(
+    model: Model,
+    data: Dataset | str | PathLike[str] = "mnist-small",
+    *,
+    out: str | PathLike[str] | None = None,
+    rows: int | None = None,
+    rescale: bool = False,
+    callbacks: tuple[Callback, ...] = (),
+    watched: bool | None = None,
+    **settings: Any,
+) -> Run:
+    """Train a model on images and return the run.
+
+    data: a Dataset, or what `datasets.load` takes, with its `rows` and `rescale`. out: the folder for the run, None
+    to keep it in memory. callbacks: plain functions of (run, row of metrics), called after every epoch. watched:
+    whether to show progress on stderr, by default if that is a terminal. settings: see `runs.Settings`.
+
+    In metrics, train_loss is what was minimised, beta and free bits included, averaged over the epoch's steps;
+    test_loss is minus the bound at beta 1 without free bits, with the data binarised and all noise from a fixed seed.
+
+    Raises InputError for what makes no sense, DivergenceError when the loss becomes NaN or infinite, Interrupted
+    after SIGINT or SIGTERM, once the step is done and the checkpoint written (see `resume`).
+    """
+    for name in settings:
+        check_choice("setting", name, Settings.__dataclass_fields__)
+    folder = None if out is None else Path(out)
+    if folder is not None and any((folder / name).exists() for name in (CONFIG, METRICS, CHECKPOINT)):
+        raise InputError(f"{folder} holds another run: `npvae resume {folder}` goes on with it, another name starts anew")
+    images = _load(data, rows, rescale)
+    completed = Settings(**settings).completed(model)
+    source = {"source": fspath(data) if not isinstance(data, Dataset) else data.name, "rows": rows, "rescale": rescale}
+    ws = Workspace(
+        model, completed.batch, completed.samples or 1, completed.dtype, completed.backend, completed.seed
+    )
+    run = Run(model, completed, {**source, "digest": digest(images)}, ws.theta, folder)
+    run.check(images.train.images)
+    run.check(images.test.images)
+    if folder is not None:
+        folder.mkdir(parents=True, exist_ok=True)
+        run.write_config()
+    trainer = Trainer(run, ws, images)
+    trainer.save()
+    trainer.fit(callbacks, watched)
+    return run
+
+
+def resume(
+    folder: str | PathLike[str],
+    data: Dataset | None = None,
+    *,
+    callbacks: tuple[Callback, ...] = (),
+    watched: bool | None = None,
+) -> Run:
+    """Go on with the run in a folder from its last checkpoint to its last epoch, and return it.
+
+    data: the Dataset the run was made with, if it cannot be loaded again by its name or path. Raises InputError if
+    there is no run, if its files are damaged or not of one run, or if the data is not what it was; otherwise as
+    `train`.
+    """
+    run = read_config(Path(folder))
+    images = data or _load(run.data["source"], run.data["rows"], run.data["rescale"])
+    if digest(images) != run.data["digest"]:
+        raise InputError(f"{folder} was trained on other images than {images.name} holds now: give the same data")
+    settings = run.settings
+    ws = Workspace(
+        run.model, settings.batch, settings.samples or 1, settings.dtype, settings.backend, theta=run.theta
+    )
+    trainer = Trainer(run, ws, images)
+    if (Path(folder) / CHECKPOINT).exists():
+        trainer.restore()
+    trainer.fit(callbacks, watched)
+    return run
+
+
+class Trainer:
+    """The state of a training: everything that its next step depends on."""
+
+    def __init__(self, run: Run, ws: Workspace, data: Dataset) -> None:
+        self.run, self.ws, self.data = run, ws, data
+        settings = run.settings
+        images = data.train.images
+        self.images = images
+        if settings.binarize == "static":
+            self.images = noise.binarize(stream(run.seed, Purpose.STATIC_BINARIZE), images)
+        self.steps_per_epoch = math.ceil(len(images) / settings.batch)
+        self.total = settings.epochs * self.steps_per_epoch
+        if isinstance(run.model, VAE):
+            run.model.initialize_from(ws.params, images)
+        self.optimizer = _make_optimizer(ws, settings, self.total)
+        self.eps = noise_buffer(ws)
+        self.epoch = 0  # epochs completed
+        self.cursor = 0  # rows of the current epoch that are done
+        self.permutation = np.arange(len(images))
+        self.sums = np.zeros(3)  # loss, reconstruction and rate of those rows
+        self.best = np.array([np.inf, 0.0])  # the best test loss and its epoch, where patience asks for it
+        self.best_theta = np.zeros_like(ws.theta) if settings.patience else np.zeros(0, ws.dtype)
+        self.stopped = False
+        self.seconds = 0.0
+
+    # ── The loop ─────────────────────────────────────────────────────────────────────────────────────────────────
+
+    def fit(self, callbacks: tuple[Callback, ...], watched: bool | None) -> None:
+        """Train to the last epoch, or until patience runs out."""
+        progress = Progress(self.total, self.optimizer.steps, watched)
+        with signals() as caught:
+            try:
+                while self.epoch < self.run.settings.epochs and not self.stopped:
+                    start, before = time.monotonic(), self.seconds
+                    for loss in self._steps():
+                        self.seconds = before + time.monotonic() - start
+                        if caught:
+                            self._interrupt(caught)
+                        progress.update(self.optimizer.steps, f"epoch {self.epoch + 1}  loss {loss:.2f}")
+                    row = self._close_epoch(before + time.monotonic() - start)
+                    progress.say(describe_row(row, self.run.settings.epochs))
+                    for callback in callbacks:
+                        callback(self.run, row)
+                    if caught:
+                        self._interrupt(caught)
+            finally:
+                progress.close()
+
+    def _steps(self) -> Iterator[float]:
+        """The rest of the current epoch, step by step."""
+        run, ws, settings, seed = self.run, self.ws, self.run.settings, self.run.seed
+        if self.cursor == 0:
+            self.permutation = stream(seed, Purpose.SHUFFLE, self.epoch).permutation(len(self.images))
+        while self.cursor < len(self.images):
+            index = self.permutation[self.cursor : self.cursor + settings.batch]
+            step = self.optimizer.steps
+            target = self.images[index]
+            if settings.binarize == "dynamic":
+                target = noise.binarize(stream(seed, Purpose.BINARIZE, self.epoch, step), target)
+            x = target
+            if settings.corruption != "none":
+                rng = stream(seed, Purpose.CORRUPT, self.epoch, step)
+                x = noise.corrupt(rng, target, settings.corruption, settings.corruption_level or 0.0)
+            eps = None
+            if self.eps is not None:
+                eps = noise.normal(stream(seed, Purpose.EPS, self.epoch, step), self.eps[: len(index)])
+            loss = ws.forward(x, None if x is target else target, eps, self._beta(step))
+            terms = ws.terms
+            if not math.isfinite(loss.real):
+                self._diverged(step, loss.real, terms)
+            ws.backward()
+            self.optimizer.step()
+            if isinstance(run.model, VAE):
+                run.model.remember(ws.params, ws.acts, self.optimizer.steps)
+            self.cursor += len(index)
+            self.sums += len(index) * np.array([loss.real, terms["reconstruction"], terms["rate"]])
+            yield loss.real
+
+    def _beta(self, step: int) -> float:
+        """The weight of the rate: grown linearly over the warm-up's steps (Sonderby et al. 2016), then constant."""
+        settings = self.run.settings
+        grown = min(step / (settings.warmup * self.steps_per_epoch), 1.0) if settings.warmup else 1.0
+        return (1.0 if settings.beta is None else settings.beta) * grown
+
+    def _close_epoch(self, seconds: float) -> dict[str, float]:
+        """Validate, write metrics and the checkpoint, and turn the page."""
+        run, start = self.run, time.monotonic()
+        train = self.sums / len(self.images)
+        test = measure(run, run.ws, self.data.test.images)
+        if not math.isfinite(test.loss):
+            self._diverged(self.optimizer.steps, test.loss, {"reconstruction": test.reconstruction, "rate": test.rate})
+        self.seconds = seconds + time.monotonic() - start
+        self.epoch, self.cursor, self.sums[:] = self.epoch + 1, 0, 0
+        values = (self.epoch, round(self.seconds, 3), *train, test.loss, test.reconstruction, test.rate, test.active_units)
+        row = dict(zip(COLUMNS, map(float, values), strict=True))
+        run.history.append(row)
+        self._watch_patience(test.loss)
+        run.write_metrics()  # before the checkpoint: resume drops rows that the checkpoint does not know of
+        self.save()
+        return row
+
+    def _watch_patience(self, loss: float) -> None:
+        patience = self.run.settings.patience
+        if patience is None:
+            return
+        if loss < self.best[0]:
+            self.best[:] = loss, self.epoch
+            self.best_theta[:] = self.ws.theta
+        elif self.epoch - self.best[1] >= patience:
+            self.stopped = True
+        if self.stopped or self.epoch == self.run.settings.epochs:
+            self.ws.theta[:] = self.best_theta
+
+    def _interrupt(self, caught: list[int]) -> None:
+        self.save()
+        raise Interrupted(caught[0], self.run.folder)
+
+    def _diverged(self, step: int, loss: float, terms: dict[str, float]) -> None:
+        kept = "" if self.run.folder is None else f" The last good checkpoint is kept in {self.run.folder}."
+        raise DivergenceError(
+            f"the loss became {loss} at step {step} (epoch {self.epoch + 1}): reconstruction {terms['reconstruction']}, "
+            f"rate {terms['rate']}.{kept} A smaller lr, or clip=1, may keep it finite"
+        )
+
+    # ── The checkpoint ───────────────────────────────────────────────────────────────────────────────────────────
+
+    def _tensors(self) -> dict[str, Array]:
+        """All the state, as named arrays; the vectors are the live ones."""
+        return {
+            "theta": self.ws.theta,
+            **{f"optimizer.{name}": vector for name, vector in self.optimizer.state.items()},
+            "optimizer.steps": np.array(self.optimizer.steps, np.int64),
+            "train.epoch": np.array(self.epoch, np.int64),
+            "train.cursor": np.array(self.cursor, np.int64),
+            "train.permutation": self.permutation.astype(np.int64),
+            "train.sums": self.sums,
+            "train.stopped": np.array(self.stopped),
+            "best.loss": self.best,
+            "best.theta": self.best_theta,
+        }
+
+    def save(self) -> None:
+        """Write the checkpoint, where the run has a folder."""
+        if self.run.folder is not None:
+            save_tensors(self.run.folder / CHECKPOINT, self._tensors(), {"seconds": repr(self.seconds)})
+
+    def restore(self) -> None:
+        """Take up the state of the folder's checkpoint; InputError if it is damaged or of another run."""
+        assert self.run.folder is not None
+        path = self.run.folder / CHECKPOINT
+        tensors, metadata = load_tensors(path)
+        adopt(self.run, tensors.get("theta"))
+        expect_tensors(path, tensors, {name: (a.shape, a.dtype) for name, a in self._tensors().items()})
+        for name, vector in self.optimizer.state.items():
+            vector[:] = tensors[f"optimizer.{name}"]
+        self.permutation = tensors["train.permutation"]
+        if not np.array_equal(np.sort(self.permutation), np.arange(len(self.images))):
+            raise InputError(f"{path} does not hold an order of the {len(self.images)} images: it is damaged")
+        self.optimizer.steps, self.epoch = int(tensors["optimizer.steps"]), int(tensors["train.epoch"])
+        self.cursor, self.stopped = int(tensors["train.cursor"]), bool(tensors["train.stopped"])
+        self.sums, self.best, self.best_theta = tensors["train.sums"], tensors["best.loss"], tensors["best.theta"]
+        try:
+            self.seconds = float(metadata.get("seconds", 0))
+        except ValueError:
+            self.seconds = 0.0  # a clock time, which nothing depends on
+        read_metrics(self.run, self.epoch)
+
+
+def describe_row(row: dict[str, float], epochs: int) -> str:
+    """A row of metrics in one line."""
+    return (
+        f"epoch {row['epoch']:.0f}/{epochs}  {row['seconds']:.0f} s  train {row['train_loss']:.2f}  "
+        f"test {row['test_loss']:.2f} = {row['test_reconstruction']:.2f} + {row['test_rate']:.2f}  "
+        f"active {row['active_units']:.0f}"
+    )
+
+
+def digest(data: Dataset) -> str:
+    """SHA-256 of the images, training then test."""
+    sha = hashlib.sha256()
+    for split in (data.train, data.test):
+        sha.update(np.array(split.images.shape, "<i8").tobytes())
+        sha.update(np.ascontiguousarray(split.images, "<f4").data)
+    return sha.hexdigest()
+
+
+def noise_buffer(ws: Workspace) -> Array | None:
+    """Room for one step's eps, or None for a model without noise."""
+    shape = ws.model.noise(ws.batch, ws.samples)
+    return None if shape is None else np.empty(shape, ws.dtype)
+
+
+@contextmanager
+def signals() -> Iterator[list[int]]:
+    """Collect SIGINT and SIGTERM in a list instead of dying of them; a second one is raised at once.
+
+    Only the main thread of a program hears signals: elsewhere the list stays empty.
+    """
+    caught: list[int] = []
+
+    def catch(number: int, frame: FrameType | None) -> None:
+        if caught:
+            raise KeyboardInterrupt
+        caught.append(number)
+
+    if threading.current_thread() is not threading.main_thread():
+        yield caught
+        return
+    before = {number: signal.signal(number, catch) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield caught
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _load(data: Dataset | str | PathLike[str], rows: int | None, rescale: bool) -> Dataset:
+    if isinstance(data, Dataset):
+        if rows is not None or rescale:
+            raise InputError("rows and rescale are for data given by name or path: give them when making the Dataset")
+        return data
+    return datasets.load(data, rows=rows, rescale=rescale)
+
+
+def _make_optimizer(ws: Workspace, settings: Settings, total: int) -> Optimizer:
+    schedule = make_schedule(settings.schedule, settings.lr, total, settings.lr_warmup)
+    if settings.optimizer == "sgd":
+        return SGD(ws, schedule, settings.momentum or 0.0, settings.clip)
+    if settings.optimizer == "adamw":
+        return AdamW(ws, schedule, settings.weight_decay or 0.0, clip=settings.clip)
+    return {"adam": Adam, "rmsprop": RMSProp}[settings.optimizer](ws, schedule, clip=settings.clip)
