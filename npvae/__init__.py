@@ -1,14 +1,57 @@
 """npvae: a variational autoencoder from scratch, every gradient written by hand.
 
-In reading order: npvae.ops.reference (the pairs and their derivations), flat, mlp, likelihoods, bounds, vae,
-autoencoder, workspace, optim, checking, then everything around them.
+In reading order: `npvae.ops.reference` (the pairs and their derivations), `flat`, `mlp`, `likelihoods`, `bounds`,
+`vae`, `autoencoder`, `workspace`, `optim`, `checking`, then everything around them. Numba and matplotlib are imported
+when they are first needed, not here.
 """
 
 from npvae import datasets
 from npvae.autoencoder import Autoencoder, LinearAutoencoder
 from npvae.bounds import ELBO, IWAE
+from npvae.checking import Report, gradcheck
+from npvae.datasets import Dataset
 from npvae.errors import DivergenceError, InputError
+from npvae.evaluation import Evaluation, evaluate
 from npvae.flat import named
 from npvae.likelihoods import Bernoulli, Gaussian, GaussianLearned, GaussianOptimal, GaussianPixel
+from npvae.optim import SGD, Adam, AdamW, RMSProp, constant, cosine, linear_warmup, step_decay
+from npvae.runs import Run, load
+from npvae.training import Interrupted, resume, train
 from npvae.vae import VAE
 from npvae.workspace import Workspace
+
+__all__ = [
+    "ELBO",
+    "IWAE",
+    "SGD",
+    "VAE",
+    "Adam",
+    "AdamW",
+    "Autoencoder",
+    "Bernoulli",
+    "Dataset",
+    "DivergenceError",
+    "Evaluation",
+    "Gaussian",
+    "GaussianLearned",
+    "GaussianOptimal",
+    "GaussianPixel",
+    "InputError",
+    "Interrupted",
+    "LinearAutoencoder",
+    "RMSProp",
+    "Report",
+    "Run",
+    "Workspace",
+    "constant",
+    "cosine",
+    "datasets",
+    "evaluate",
+    "gradcheck",
+    "linear_warmup",
+    "load",
+    "named",
+    "resume",
+    "step_decay",
+    "train",
+]

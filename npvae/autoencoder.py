@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from npvae.flat import Array, Shape, Tree
+from npvae.flat import Array, Shape
 from npvae.mlp import MLP, check_architecture
 from npvae.vae import Inputs, Params
 

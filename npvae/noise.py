@@ -30,6 +30,7 @@ class Purpose(IntEnum):
     EVALUATE_CORRUPT = 8
     STATIC_BINARIZE = 9
     SAMPLE = 10
+    CHECK = 11
 
 
 def stream(seed: int, purpose: Purpose, epoch: int = 0, step: int = 0) -> np.random.Generator:

@@ -1,9 +1,9 @@
 """A run: a trained model, what made it, and the folder that keeps both.
 
-    config.json             every setting, the model, the data, the versions
-    metrics.csv             a row per epoch
-    checkpoint.safetensors  the parameters, and all that resuming needs
-    figures/                the pictures
+config.json             every setting, the model, the data, the versions
+metrics.csv             a row per epoch
+checkpoint.safetensors  the parameters, and all that resuming needs
+figures/                the pictures
 """
 
 import csv
@@ -113,7 +113,7 @@ class Run:
     """A model with its parameters, its settings and its history; `folder` is None for a run kept in memory alone.
 
     theta: the parameters as a vector. history: a dict per epoch, keyed by COLUMNS. data: where the images came from,
-    {"source", "rows", "rescale", "digest"}. ws: a workspace that measures, on the same parameters.
+    {"source", "rows", "rescale", "shape", "digest"}. ws: a workspace that measures, on the same parameters.
     """
 
     def __init__(
@@ -249,7 +249,7 @@ def read_config(folder: Path) -> Run:
         model = make_model(options.pop("kind"), **options)
         known = {field.name for field in fields(Settings)}
         settings = Settings(**{name: value for name, value in config["settings"].items() if name in known})
-        data = {name: config["data"][name] for name in ("source", "rows", "rescale", "digest")}
+        data = {name: config["data"][name] for name in ("source", "rows", "rescale", "shape", "digest")}
         settings = settings.completed(model)
     except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
         raise InputError(f"{path} is not a configuration that npvae wrote: {error!r}") from error

@@ -11,7 +11,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from os import PathLike, fspath
+from os import PathLike
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -34,7 +34,7 @@ from npvae.workspace import Model, Workspace
 Callback = Callable[[Run, dict[str, float]], None]
 
 
-class Interrupted(KeyboardInterrupt):  # noqa: N818  # it is what Ctrl-C raises, with the checkpoint written
+class Interrupted(KeyboardInterrupt):  # it is what Ctrl-C raises, with the checkpoint written
     """SIGINT or SIGTERM came while training; `number` says which. The run's folder, if any, holds the checkpoint."""
 
     def __init__(self, number: int, folder: Path | None) -> None:
@@ -47,17 +47,16 @@ def train(
     data: Dataset | str | PathLike[str] = "mnist-small",
     *,
     out: str | PathLike[str] | None = None,
-    rows: int | None = None,
-    rescale: bool = False,
     callbacks: tuple[Callback, ...] = (),
     watched: bool | None = None,
+    origin: dict[str, Any] | None = None,
     **settings: Any,
 ) -> Run:
     """Train a model on images and return the run.
 
-    data: a Dataset, or what `datasets.load` takes, with its `rows` and `rescale`. out: the folder for the run, None
-    to keep it in memory. callbacks: plain functions of (run, row of metrics), called after every epoch. watched:
-    whether to show progress on stderr, by default if that is a terminal. settings: see `runs.Settings`.
+    data: a Dataset, or what `datasets.load` takes. out: the folder for the run, None to keep it in memory. callbacks: plain functions of (run, row of metrics), called after every epoch. watched:
+    whether to show progress on stderr, by default if that is a terminal. origin: how `datasets.load` was asked for
+    a Dataset, {"source", "rows", "rescale"}, so that `resume` can ask again. settings: see `runs.Settings`.
 
     In metrics, train_loss is what was minimised, beta and free bits included, averaged over the epoch's steps;
     test_loss is minus the bound at beta 1 without free bits, with the data binarised and all noise from a fixed seed.
@@ -69,14 +68,17 @@ def train(
         check_choice("setting", name, Settings.__dataclass_fields__)
     folder = None if out is None else Path(out)
     if folder is not None and any((folder / name).exists() for name in (CONFIG, METRICS, CHECKPOINT)):
-        raise InputError(f"{folder} holds another run: `npvae resume {folder}` goes on with it, another name starts anew")
-    images = _load(data, rows, rescale)
+        raise InputError(
+            f"{folder} holds another run: go on with it by `npvae resume {folder}`, or give another name"
+        )
+    images = data if isinstance(data, Dataset) else datasets.load(data)
     completed = Settings(**settings).completed(model)
-    source = {"source": fspath(data) if not isinstance(data, Dataset) else data.name, "rows": rows, "rescale": rescale}
+    origin = {"source": images.name, "rows": None, "rescale": False} if origin is None else origin
     ws = Workspace(
         model, completed.batch, completed.samples or 1, completed.dtype, completed.backend, completed.seed
     )
-    run = Run(model, completed, {**source, "digest": digest(images)}, ws.theta, folder)
+    kept = {**origin, "shape": images.shape, "digest": digest(images)}
+    run = Run(model, completed, kept, ws.theta, folder)
     run.check(images.train.images)
     run.check(images.test.images)
     if folder is not None:
@@ -102,7 +104,7 @@ def resume(
     `train`.
     """
     run = read_config(Path(folder))
-    images = data or _load(run.data["source"], run.data["rows"], run.data["rescale"])
+    images = data or datasets.load(run.data["source"], rows=run.data["rows"], rescale=run.data["rescale"])
     if digest(images) != run.data["digest"]:
         raise InputError(f"{folder} was trained on other images than {images.name} holds now: give the same data")
     settings = run.settings
@@ -209,7 +211,8 @@ class Trainer:
             self._diverged(self.optimizer.steps, test.loss, {"reconstruction": test.reconstruction, "rate": test.rate})
         self.seconds = seconds + time.monotonic() - start
         self.epoch, self.cursor, self.sums[:] = self.epoch + 1, 0, 0
-        values = (self.epoch, round(self.seconds, 3), *train, test.loss, test.reconstruction, test.rate, test.active_units)
+        measured = (test.loss, test.reconstruction, test.rate, test.active_units)
+        values = (self.epoch, round(self.seconds, 3), *train, *measured)
         row = dict(zip(COLUMNS, map(float, values), strict=True))
         run.history.append(row)
         self._watch_patience(test.loss)
@@ -236,8 +239,8 @@ class Trainer:
     def _diverged(self, step: int, loss: float, terms: dict[str, float]) -> None:
         kept = "" if self.run.folder is None else f" The last good checkpoint is kept in {self.run.folder}."
         raise DivergenceError(
-            f"the loss became {loss} at step {step} (epoch {self.epoch + 1}): reconstruction {terms['reconstruction']}, "
-            f"rate {terms['rate']}.{kept} A smaller lr, or clip=1, may keep it finite"
+            f"the loss became {loss} at step {step} (epoch {self.epoch + 1}): reconstruction "
+            f"{terms['reconstruction']}, rate {terms['rate']}.{kept} A smaller lr, or clip=1, may keep it finite"
         )
 
     # ── The checkpoint ───────────────────────────────────────────────────────────────────────────────────────────
@@ -332,18 +335,12 @@ def signals() -> Iterator[list[int]]:
             signal.signal(number, handler)
 
 
-def _load(data: Dataset | str | PathLike[str], rows: int | None, rescale: bool) -> Dataset:
-    if isinstance(data, Dataset):
-        if rows is not None or rescale:
-            raise InputError("rows and rescale are for data given by name or path: give them when making the Dataset")
-        return data
-    return datasets.load(data, rows=rows, rescale=rescale)
-
-
 def _make_optimizer(ws: Workspace, settings: Settings, total: int) -> Optimizer:
     schedule = make_schedule(settings.schedule, settings.lr, total, settings.lr_warmup)
     if settings.optimizer == "sgd":
         return SGD(ws, schedule, settings.momentum or 0.0, settings.clip)
     if settings.optimizer == "adamw":
         return AdamW(ws, schedule, settings.weight_decay or 0.0, clip=settings.clip)
-    return {"adam": Adam, "rmsprop": RMSProp}[settings.optimizer](ws, schedule, clip=settings.clip)
+    if settings.optimizer == "rmsprop":
+        return RMSProp(ws, schedule, clip=settings.clip)
+    return Adam(ws, schedule, clip=settings.clip)
