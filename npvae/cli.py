@@ -290,7 +290,7 @@ def parser() -> argparse.ArgumentParser:
 RESUME = """\
 Go on from a run's last checkpoint to its last epoch. The result is that of a run never interrupted, bit for bit."""
 SAMPLE = """\
-Draw codes z ~ N(0, 1) and decode them: images that nobody drew. Needs a VAE; an autoencoder has no prior to draw from."""
+Draw codes z ~ N(0, 1) and decode them: images that nobody drew. Needs a VAE: an autoencoder has no prior."""
 RECONSTRUCT = """\
 Encode and decode test images: originals above reconstructions, what a denoising model saw between them."""
 EVALUATE = """\
@@ -317,7 +317,7 @@ def add_train_options(train: argparse.ArgumentParser) -> None:
     data.add_argument("--rescale", action="store_true", help="map the pixels' range to [0, 1]")
     data.add_argument(
         "--binarize", default=absent, choices=noise.BINARIZATIONS,
-        help="black and white pixels: redrawn every pass, once, or grey as they are (dynamic under bernoulli, else none)",
+        help="black and white pixels: redrawn every pass, once, or left grey (dynamic under bernoulli, else none)",
     )  # fmt: skip
     data.add_argument("--corruption", default=absent, metavar="KIND",
                       help=f"denoise: {', '.join(noise.CORRUPTIONS)}; the target stays clean (none)")  # fmt: skip
@@ -341,7 +341,7 @@ def add_train_options(train: argparse.ArgumentParser) -> None:
     objective.add_argument("--free-bits", type=float, metavar="X", help="nats per latent that cost nothing (0)")
 
     steps = train.add_argument_group("optimisation")
-    steps.add_argument("--epochs", default=absent, type=int, metavar="N", help=f"passes over the data ({defaults.epochs})")
+    steps.add_argument("--epochs", default=absent, type=int, metavar="N", help=f"passes ({defaults.epochs})")
     steps.add_argument("--batch", default=absent, type=int, metavar="N", help=f"images per step ({defaults.batch})")
     steps.add_argument("--lr", default=absent, type=float, metavar="X", help=f"learning rate ({defaults.lr})")
     steps.add_argument("--optimizer", default=absent, metavar="NAME", help="adam, adamw, rmsprop, sgd (adam)")

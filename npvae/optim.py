@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from npvae.errors import check_real, check_whole
+from npvae.errors import check_choice, check_real, check_whole
 from npvae.flat import Array, leaves
 from npvae.workspace import Workspace
 
@@ -173,5 +173,10 @@ def make_schedule(kind: str, rate: float, steps: int, warmup: int) -> Schedule:
     """
     check_real("lr", rate, 0.0, open_=True)
     check_whole("lr_warmup", warmup, least=0)
-    shapes = {"constant": constant(rate), "step": step_decay(rate, max(math.ceil(steps / 3), 1)), "cosine": cosine(rate, steps)}
-    return linear_warmup(shapes[kind], warmup) if warmup else shapes[kind]
+    schedules = {
+        "constant": constant(rate),
+        "step": step_decay(rate, every=math.ceil(steps / 3)),
+        "cosine": cosine(rate, steps),
+    }
+    schedule = schedules[check_choice("schedule", kind, schedules)]
+    return linear_warmup(schedule, warmup) if warmup else schedule

@@ -54,9 +54,10 @@ def train(
 ) -> Run:
     """Train a model on images and return the run.
 
-    data: a Dataset, or what `datasets.load` takes. out: the folder for the run, None to keep it in memory. callbacks: plain functions of (run, row of metrics), called after every epoch. watched:
-    whether to show progress on stderr, by default if that is a terminal. origin: how `datasets.load` was asked for
-    a Dataset, {"source", "rows", "rescale"}, so that `resume` can ask again. settings: see `runs.Settings`.
+    data: a Dataset, or what `datasets.load` takes. out: the folder for the run, None to keep it in memory alone.
+    callbacks: plain functions of (run, row of metrics), called after every epoch. watched: whether to show progress
+    on stderr, by default if that is a terminal. origin: what `datasets.load` was asked for a Dataset, {"source",
+    "rows", "rescale"}, so that `resume` can ask again. settings: see `runs.Settings`.
 
     In metrics, train_loss is what was minimised, beta and free bits included, averaged over the epoch's steps;
     test_loss is minus the bound at beta 1 without free bits, with the data binarised and all noise from a fixed seed.

@@ -78,6 +78,7 @@ class Workspace:
 
         layout = model.params()
         count, _ = sizes(layout)
+        self._check_memory(count)
         if theta is None:
             self.theta = self._allocate(count)[0]
             self.params = carve(layout, self.theta)
@@ -207,14 +208,20 @@ class Workspace:
 
     def _allocate(self, count: int, wide_count: int = 0) -> tuple[Array, Array]:
         """A vector of the workspace's dtype and one of its wide dtype, filled with 0."""
-        wanted = count * self.dtype.itemsize + wide_count * wide(self.dtype).itemsize
+        return np.zeros(count, self.dtype), np.zeros(wide_count, wide(self.dtype))
+
+    def _check_memory(self, count: int) -> None:
+        """Refuse a workspace that this machine could not train, before any of its memory is asked for."""
+        narrow, wider = sizes(self.model.acts(self.batch, self.samples))
+        # theta, dtheta and an optimiser's two moments; in and out of every activation; x and target.
+        numbers = 4 * count + 2 * narrow + 2 * self.batch * self.model.data
+        wanted = numbers * self.dtype.itemsize + 2 * wider * wide(self.dtype).itemsize
         if wanted > physical_memory():
             raise InputError(
-                f"{self.model!r} with batch {self.batch} and {self.samples} samples needs {wanted / 2**30:.1f} GiB in "
-                f"one buffer, this machine has {physical_memory() / 2**30:.1f}: take fewer or narrower layers, a "
-                "smaller batch or fewer samples"
+                f"{self.model!r} with batch {self.batch} and {self.samples} samples needs {wanted / 2**30:.1f} GiB to "
+                f"train, this machine has {physical_memory() / 2**30:.1f}: take fewer or narrower layers, a smaller "
+                "batch or fewer samples"
             )
-        return np.zeros(count, self.dtype), np.zeros(wide_count, wide(self.dtype))
 
 
 def physical_memory() -> int:

@@ -1,0 +1,482 @@
+"""Pictures of a run: arrays in, matplotlib Figures out; `figures` makes all that apply, `save` writes them as PNGs.
+
+Nothing here touches pyplot, so there is no global state, no window, and nothing to close. Numbers that are not finite
+are left out of curves and bars, and are painted in ALARM among the pixels, so that they are seen and stop nothing.
+
+n images · D numbers per image · Z latent · shape: of one image, (h, w), (h, w, 3) or (D,)
+"""
+
+import io
+import math
+import textwrap
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from statistics import NormalDist
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+
+from npvae.checkpoint import write_atomically
+from npvae.datasets import Dataset
+from npvae.errors import InputError
+from npvae.flat import Array
+from npvae.vae import VAE
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+    from npvae.runs import Run
+
+DPI = 120
+ACTIVE = 0.01  # nats of KL above which a latent counts as used
+REACH = 3.0  # a traversal goes from -REACH to REACH, in standard deviations of the prior
+ALARM = "#D55E00"  # the colour of pixels that are NaN or infinite
+TRAIN, TEST, IDLE = "#0072B2", "#D55E00", "#999999"  # Okabe & Ito 2008, "Color universal design"
+# Petroff 2021, "Accessible color sequences for data visualization": ten that stay at least 17 apart in CIELAB for
+# normal, protan, deutan and tritan eyes (matplotlib's own ten: 5). The classes are named in the picture all the same.
+CLASSES = (
+    "#3f90da", "#ffa90e", "#bd1f01", "#94a4a2", "#832db6", "#a96b59", "#e76300", "#b9ac70", "#717581", "#92dadd",
+)  # fmt: skip
+
+GREY_RANGE = (0.0, 1.0)  # the values drawn black and white; beyond them a pixel is as black or white as can be
+
+
+# ── Curves and bars ──────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def loss_curves(history: Sequence[Mapping[str, float]]) -> "Figure":
+    """The loss by epoch, its reconstruction term and its rate in panels of their own, train against test.
+
+    history: a row per epoch with the columns of metrics.csv; nats per image. Where every rate is 0 (autoencoders)
+    there is one panel, the squared error. Raises InputError if there is no epoch.
+    """
+    from matplotlib.ticker import MaxNLocator
+
+    if not history:
+        raise InputError("history has no epochs to draw: train for at least one")
+    epochs = [row["epoch"] for row in history]
+    panels = [("loss", "Loss: squared error", "squared error per image")]
+    if any(row["train_rate"] != 0 or row["test_rate"] != 0 for row in history):
+        panels = [
+            ("loss", "Loss: minus the bound", "nats per image"),
+            ("reconstruction", "Reconstruction: −log p(x|z)", "nats per image"),
+            ("rate", "Rate: KL of q(z|x) from p(z)", "nats per image"),
+        ]
+    figure = _figure(4.4 * len(panels) + (0.8 if len(panels) == 1 else 0), 3.9)
+    for axes, (term, title, unit) in zip(np.ravel(figure.subplots(1, len(panels))), panels, strict=True):
+        for split, colour, marker, line in (("train", TRAIN, "o", "-"), ("test", TEST, "s", "--")):
+            values = _finite([row[f"{split}_{term}"] for row in history])
+            size = 5 if len(history) <= 10 else 3 if len(history) <= 60 else 0
+            label = f"{split}, {values[-1]:.2f} at the end"
+            axes.plot(epochs, values, line, color=colour, marker=marker, markersize=size, linewidth=1.6, label=label)
+        axes.set(title=title, xlabel="epoch", ylabel=unit)
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+        if len(history) == 1:
+            axes.set_xlim(epochs[0] - 1, epochs[0] + 1)
+        axes.grid(alpha=0.3)
+        axes.legend(frameon=False)
+        _open(axes)
+    return figure
+
+
+def rate_per_latent(rates: npt.ArrayLike) -> "Figure":
+    """The KL that each latent carries, (Z,) in nats, in descending order; latents above ACTIVE nats are counted."""
+    values = _finite(rates)
+    if values.ndim != 1 or not values.size:
+        raise InputError(f"rates must be (Z,), one KL per latent, got shape {values.shape}")
+    order = np.argsort(-values, kind="stable")
+    active = values[order] > ACTIVE
+    figure = _figure(min(max(6.0, 1.5 + 0.32 * values.size), 12.0), 4.0)
+    axes = figure.subplots()
+    axes.bar(range(values.size), values[order], color=np.where(active, TRAIN, IDLE), width=0.8)
+    if values.size <= 60:
+        size = 10 if values.size <= 30 else 7
+        axes.set_xticks(range(values.size), [str(i) for i in order], fontsize=size)
+        axes.set_xlabel("latent, by its index")
+    else:
+        axes.set_xlabel("latents, from the one that says most to the one that says least")
+    axes.set_xlim(-0.7, values.size - 0.3)
+    axes.set_ylabel("mean KL (nats per image)")
+    unknown = np.isnan(values).sum()
+    axes.set_title(
+        f"{active.sum()} of {values.size} latents active (KL above {ACTIVE} nats), {np.nansum(values):.1f} nats in all"
+        + (f"; {unknown} not finite" if unknown else ""),
+        fontsize=11,
+        wrap=True,
+    )
+    axes.grid(axis="y", alpha=0.3)
+    axes.set_axisbelow(True)
+    _open(axes)
+    return figure
+
+
+# ── Codes ────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def code_scatter(codes: npt.ArrayLike, labels: npt.ArrayLike | None) -> "Figure":
+    """Where the images lie in code space: codes (n, Z), coloured by labels (n,), each class named at its median.
+
+    Z = 2 is drawn as it is, Z > 2 on the first two principal directions, Z = 1 as a histogram per class. Codes that
+    are not finite are left out, and counted in the title.
+    """
+    z = np.asarray(codes, np.float64)
+    if z.ndim != 2 or not z.shape[1]:
+        raise InputError(f"codes must be (n, Z), got shape {z.shape}")
+    if labels is not None and np.shape(labels) != (len(z),):
+        raise InputError(f"labels must be ({len(z)},), one per code, got shape {np.shape(labels)}")
+    finite = np.isfinite(z).all(axis=1)
+    z, lost = z[finite], int(np.count_nonzero(~finite))
+    kinds = np.zeros(len(z), np.int64) if labels is None else np.asarray(labels)[finite]
+    groups = [(label, kinds == label) for label in np.unique(kinds)]
+    colours = [TRAIN] if labels is None else [CLASSES[i % len(CLASSES)] for i in range(len(groups))]
+    title = f"Codes of {len(z):,} images" + (f" ({lost:,} not finite)" if lost else "")
+    if labels is not None:
+        title += ", coloured by label"
+    if z.shape[1] == 1:
+        return _strips(z[:, 0], groups, colours, title, named=labels is not None)
+
+    names = ["z[0]", "z[1]"]
+    if z.shape[1] > 2:
+        z, shares = _principal(z)
+        names = [f"{nth} principal direction ({share:.0%} of the variance)"
+                 for nth, share in zip(("first", "second"), shares, strict=True)]  # fmt: skip
+    figure = _figure(7.6, 6.4)
+    axes = figure.subplots()
+    for (_, members), colour in zip(groups, colours, strict=True):
+        size = min(max(16_000 / max(len(z), 1), 3), 40)
+        axes.scatter(z[members, 0], z[members, 1], s=size, color=colour, alpha=0.65, linewidths=0)
+    axes.set_aspect("equal", adjustable="datalim")
+    axes.set(title=title, xlabel=names[0], ylabel=names[1])
+    if labels is not None and groups:
+        medians = np.array([np.median(z[members], axis=0) for _, members in groups])
+        spots = _apart(medians, 0.055 * float(np.ptp(z, axis=0).max()))
+        for (label, _), colour, spot in zip(groups, colours, spots, strict=True):
+            box = {"boxstyle": "circle,pad=0.22", "facecolor": "white", "edgecolor": colour, "linewidth": 2.2}
+            axes.text(spot[0], spot[1], str(label), weight="bold", ha="center", va="center", bbox=box)
+    _open(axes)
+    return figure
+
+
+def _principal(z: Array) -> tuple[Array, Array]:
+    """(n, Z) -> the coordinates (n, 2) along the directions of greatest variance, and their shares of it (2,)."""
+    _, s, directions = np.linalg.svd(z - z.mean(axis=0) if len(z) else np.zeros((1, z.shape[1])), full_matrices=True)
+    variances = np.zeros(z.shape[1])
+    variances[: len(s)] = s**2
+    top = directions[:2]
+    top *= np.sign(top[[0, 1], np.abs(top).argmax(axis=1)])[:, None]  # the SVD leaves the signs open
+    return z @ top.T, variances[:2] / (variances.sum() or 1.0)
+
+
+def _strips(z: Array, groups: list[tuple[Any, Any]], colours: list[str], title: str, *, named: bool) -> "Figure":
+    """A histogram of z (n,) for each group, one above the other."""
+    figure = _figure(7.6, min(max(3.0, 1.2 + 0.5 * len(groups)), 12.0))
+    axes = figure.subplots()
+    edges = np.histogram_bin_edges(z, 60)
+    counts = [np.histogram(z[members], edges)[0] for _, members in groups]
+    tallest = max((count.max() for count in counts), default=1)
+    for row, (count, colour) in enumerate(zip(counts, colours, strict=True)):
+        axes.stairs(row + 0.9 * count / tallest, edges, baseline=row, fill=True, color=colour)
+    axes.set_yticks([row + 0.3 for row in range(len(groups))], [str(label) for label, _ in groups] if named else [])
+    axes.tick_params(axis="y", length=0)
+    axes.set(title=title, xlabel="z[0]", ylabel="label" if named else "images")
+    _open(axes)
+    return figure
+
+
+def _apart(points: Array, distance: float) -> Array:
+    """(m, 2) moved as little as a simple push needs until no two are closer than `distance`, or nearly so."""
+    points = points.copy()
+    for _ in range(200):
+        gaps = points[:, None] - points
+        lengths = np.hypot(gaps[..., 0], gaps[..., 1])
+        np.fill_diagonal(lengths, np.inf)
+        i, j = np.unravel_index(lengths.argmin(), lengths.shape)
+        if not lengths[i, j] < distance:
+            break
+        away = gaps[i, j] / lengths[i, j] if lengths[i, j] > 0 else np.array([math.cos(i), math.sin(i)])
+        push = 0.51 * (distance - lengths[i, j]) * away
+        points[i] += push
+        points[j] -= push
+    return points
+
+
+# ── Images ───────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def reconstructions(
+    originals: Array,
+    reconstructed: Array,
+    shape: tuple[int, ...],
+    seen: Array | None = None,
+    *,
+    limits: tuple[float, float] = GREY_RANGE,
+) -> "Figure":
+    """Images (n, D) above what the model makes of them, (n, D); between them what it saw, if that was corrupted."""
+    rows = {"original": originals, "seen, corrupted": seen, "reconstruction": reconstructed}
+    images = [image for image in rows.values() if image is not None]
+    if len({np.shape(image) for image in images}) != 1:
+        raise InputError(f"originals and reconstructions differ in shape: {[np.shape(image) for image in images]}")
+    names = [name for name, image in rows.items() if image is not None]
+    title = "Test images above their reconstructions" + ("" if seen is None else " from corrupted input")
+    return _mosaic(np.stack(images), shape, title, limits, rows=names)
+
+
+def sample_grid(
+    images: Array, shape: tuple[int, ...], title: str, *, limits: tuple[float, float] = GREY_RANGE
+) -> "Figure":
+    """Images (n, D) in rows that form a square as nearly as they can."""
+    return _mosaic(_images(images, 2), shape, title, limits)
+
+
+def interpolation(
+    images: Array,
+    shape: tuple[int, ...],
+    *,
+    title: str = "Interpolation between the codes of two test images",
+    limits: tuple[float, float] = GREY_RANGE,
+) -> "Figure":
+    """Images (rows, steps, D) decoded at even steps from the code at the left to the code at the right."""
+    steps = _images(images, 3).shape[1]
+    shares = [f"{step / max(steps - 1, 1):.0%}" for step in range(steps)]
+    return _mosaic(images, shape, title, limits, columns=shares, xlabel="share of the way from left to right")
+
+
+def traversal(
+    images: Array,
+    shape: tuple[int, ...],
+    latents: npt.ArrayLike,
+    rates: npt.ArrayLike,
+    *,
+    title: str = "Traversal: in each row one latent varies, the others stay",
+    limits: tuple[float, float] = GREY_RANGE,
+) -> "Figure":
+    """Images (m, steps, D), in each row one latent going evenly from -REACH to REACH.
+
+    latents, rates: (m,), the index of each row's latent and its KL in nats.
+    """
+    m, steps, _ = _images(images, 3).shape
+    if np.shape(latents) != (m,) or np.shape(rates) != (m,):
+        raise InputError(f"latents and rates must be ({m},), one per row, got {np.shape(latents)}, {np.shape(rates)}")
+    names = [f"z[{i}]  {rate:.2f} nats" for i, rate in zip(np.asarray(latents), np.asarray(rates), strict=True)]
+    values = [f"{value:g}".replace("-", "−") for value in np.linspace(-REACH, REACH, steps).round(2)]
+    return _mosaic(images, shape, title, limits, rows=names, columns=values, xlabel="value of the row's latent")
+
+
+def manifold(images: Array, shape: tuple[int, ...], *, limits: tuple[float, float] = GREY_RANGE) -> "Figure":
+    """The plane of a two-dimensional code: images (n, n, D), images[i, j] decoded at z = (q[j], q[i]).
+
+    q are the quantiles (i + 1/2)/n of N(0, 1), so that every image stands for the same mass of the prior; z[0] grows
+    to the right and z[1] upwards.
+    """
+    n = len(_images(images, 3))
+    title = f"The code's plane: decoded at {n} × {n} quantiles of the prior"
+    figure = _mosaic(images[::-1], shape, title, limits, xlabel="z[0]", ylabel="z[1]", seams=False)
+    axes = figure.axes[0]
+    at = np.array([-2, -1.5, -1, -0.5, 0, 0.5, 1, 1.5, 2])
+    spots = np.array([NormalDist().cdf(value) for value in at])
+    names = [f"{value:g}".replace("-", "−") for value in at]
+    left, right, bottom, top = axes.images[0].get_extent()
+    axes.set_xticks(left + spots * (right - left), names)
+    axes.set_yticks(bottom + spots * (top - bottom), names)
+    axes.tick_params(length=4)
+    return figure
+
+
+def _mosaic(
+    images: Array,
+    shape: tuple[int, ...],
+    title: str,
+    limits: tuple[float, float],
+    *,
+    rows: Sequence[str] = (),
+    columns: Sequence[str] = (),
+    xlabel: str = "",
+    ylabel: str = "",
+    seams: bool = True,
+) -> "Figure":
+    """Images (r, c, D), or (n, D) for a grid that is nearly square, as one picture; rows and columns have names.
+
+    An image's pixel becomes a whole number of the figure's where there is room, so that it is neither blurred nor
+    uneven; the margins are reckoned in the figure's pixels too.
+    """
+    images = np.asarray(images)
+    if not images.size:
+        raise InputError(f"there are no images to draw: shape {images.shape}")
+    c = images.shape[1] if images.ndim == 3 else math.ceil(math.sqrt(len(images)))
+    r = math.ceil(math.prod(images.shape[:-1]) / c)
+    tiles = _pixels(images.reshape(-1, images.shape[-1]), shape, limits)
+    _, h, w, _ = tiles.shape
+    gap_y, gap_x = (math.ceil(h / 14), math.ceil(w / 14)) if seams else (0, 0)
+    canvas = np.ones((r * (h + gap_y) - gap_y, c * (w + gap_x) - gap_x, 3))
+    tops, lefts = (h + gap_y) * np.arange(r), (w + gap_x) * np.arange(c)
+    for index, tile in enumerate(tiles):
+        top, left = tops[index // c], lefts[index % c]
+        canvas[top : top + h, left : left + w] = tile
+
+    scale = min(1200 / (c * (w + gap_x)), 1200 / (r * (h + gap_y)), 90 / max(h, w))
+    scale = math.floor(scale) if scale >= 1 else scale
+    scale_y, scale_x = max(scale, 22 / h if rows else 8 / h), max(scale, 8 / w)  # a single row of pixels is stretched
+    high, wide = math.ceil(canvas.shape[0] * scale_y), math.ceil(canvas.shape[1] * scale_x)
+    margin = 24 + (11 * max(map(len, rows)) if rows else 80 if ylabel else 0)
+    bottom = 20 + (56 if xlabel else 0)
+    full = max(margin + wide + 24, 620)
+    lines = textwrap.wrap(title, (full - 40) // 11)
+    tall = 24 + 25 * len(lines) + high + bottom
+
+    figure = _figure(full / DPI, tall / DPI, layout=None)
+    axes = figure.add_axes((margin / full, bottom / tall, wide / full, high / tall))
+    axes.imshow(canvas, aspect="auto")
+    for spine in axes.spines.values():
+        spine.set_visible(False)
+    axes.tick_params(length=0)
+    axes.set_yticks(tops + (h - 1) / 2 if rows else [], rows)
+    every = math.ceil(12 * max(map(len, columns), default=0) / ((w + gap_x) * scale_x))
+    axes.set_xticks(lefts[::every] + (w - 1) / 2 if columns else [], columns[::every] if columns else ())
+    axes.set(xlabel=xlabel, ylabel=ylabel)
+    figure.text(24 / full, 1 - 14 / tall, "\n".join(lines), fontsize=12, va="top", linespacing=1.2)
+    return figure
+
+
+def _pixels(images: Array, shape: tuple[int, ...], limits: tuple[float, float]) -> Array:
+    """(n, D) -> (n, h, w, 3) in [0, 1]; three channels are colours, of any other number each is grey, side by side."""
+    side = math.isqrt(math.prod(shape))
+    if len(shape) == 1:
+        shape = (side, side) if side * side == shape[0] else (1, shape[0])
+    if len(shape) not in (2, 3) or math.prod(shape) != images.shape[1]:
+        raise InputError(f"shape must be (h, w), (h, w, channels) or (D,) for D = {images.shape[1]}, got {shape}")
+    black, white = limits
+    values = images.reshape(-1, *shape).astype(np.float64)
+    broken = ~np.isfinite(values)
+    values = (np.clip(np.where(broken, black, values), black, white) - black) / (white - black or 1.0)
+    if values.ndim == 4 and shape[2] != 3:
+        values, broken = (np.moveaxis(a, 3, 2).reshape(len(a), shape[0], -1) for a in (values, broken))
+    if values.ndim == 3:
+        values, broken = np.repeat(values[..., None], 3, axis=3), broken[..., None]
+    values[broken.any(axis=3)] = [int(ALARM[i : i + 2], 16) / 255 for i in (1, 3, 5)]
+    return values
+
+
+def _images(images: Array, axes: int) -> Array:
+    if np.ndim(images) != axes or 0 in np.shape(images):
+        wanted = ("(n, D)", "(rows, columns, D)")[axes - 2]
+        raise InputError(f"images must be {wanted} and not empty, got shape {np.shape(images)}")
+    return images
+
+
+# ── A run ────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def figures(run: "Run", data: Dataset) -> dict[str, "Figure"]:
+    """All pictures that apply to this run, by file stem, of the first 10,000 test images.
+
+    "loss" (after an epoch), "reconstructions", "interpolation" (of two images or more) and "codes"; for a VAE also
+    "samples", "traversal", "rates", and "manifold" when Z = 2. Where there are labels, reconstructions show every
+    class and interpolations go between classes. The same run and data give the same pictures.
+    """
+    x, labels = data.test.images[:10_000], data.test.labels
+    labels = None if labels is None else labels[:10_000]
+    shape, codes = data.shape, run.encode(x)
+    low, high = float(x.min()), float(x.max())
+    limits = GREY_RANGE if low >= 0 and high <= 1 else (low, high)
+    chosen = _assorted(x, labels)
+    seen = run.corrupt(x[chosen])
+    corrupted = None if np.array_equal(seen, x[chosen]) else seen
+
+    made = {"loss": loss_curves(run.history)} if run.history else {}
+    made["reconstructions"] = reconstructions(x[chosen], run.reconstruct(seen), shape, corrupted, limits=limits)
+    pairs = list(zip(chosen[::2], chosen[1::2], strict=False))
+    if labels is not None:
+        pairs = [(a, b) for a, b in pairs if labels[a] != labels[b]] or pairs
+    if pairs:
+        round_ = isinstance(run.model, VAE) and run.model.latent > 2
+        path = np.stack([_between(codes[a], codes[b], 11, spherical=round_) for a, b in pairs])
+        title = f"Interpolation between the codes of two test images, {'along a sphere' if round_ else 'linear'}"
+        made["interpolation"] = interpolation(_decoded(run, path), shape, title=title, limits=limits)
+    if isinstance(run.model, VAE):
+        title = "Samples from the prior: z ~ N(0, I), decoded to the mean of p(x|z)"
+        made["samples"] = sample_grid(run.sample(64), shape, title, limits=limits)
+        rates = run.rates(x)
+        latents = np.argsort(-_finite(rates), kind="stable")[:10]
+        path = np.tile(codes[0], (len(latents), 13, 1))
+        for row, latent in zip(path, latents, strict=True):
+            row[:, latent] = np.linspace(-REACH, REACH, len(row))
+        of = "" if labels is None else f" (label {labels[0]})"
+        title = f"Traversal: each row moves one latent of the first test image's code{of}; most active on top"
+        made["traversal"] = traversal(_decoded(run, path), shape, latents, rates[latents], title=title, limits=limits)
+        made["rates"] = rate_per_latent(rates)
+        if run.model.latent == 2:
+            q = np.array([NormalDist().inv_cdf((i + 0.5) / 20) for i in range(20)])
+            made["manifold"] = manifold(_decoded(run, np.stack(np.meshgrid(q, q), axis=2)), shape, limits=limits)
+    made["codes"] = code_scatter(codes, labels)
+    return made
+
+
+def save(figures: Mapping[str, "Figure"], folder: Path) -> list[Path]:
+    """Write each figure to folder/<stem>.png; figures of the same run give the same bytes.
+
+    The folder is made if need be. Raises the OSError that stopped it: every file is then whole, or as it was.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    paths = []
+    for stem, figure in figures.items():
+        content = io.BytesIO()
+        figure.savefig(content, format="png", dpi=DPI, metadata={"Software": None})  # which would name a version
+        paths.append(folder / f"{stem}.png")
+        write_atomically(paths[-1], content.getvalue())
+    return paths
+
+
+def _assorted(x: Array, labels: Array | None) -> Array:
+    """The indices of up to ten images, of as many classes as there are: the first of each class, then the second."""
+    if labels is None:
+        return np.arange(min(len(x), 10))
+    turn = np.zeros(len(x), np.int64)
+    for label in np.unique(labels):
+        members = np.flatnonzero(labels == label)
+        turn[members] = np.arange(len(members))
+    return np.lexsort((labels, turn))[:10]
+
+
+def _between(a: Array, b: Array, steps: int, *, spherical: bool) -> Array:
+    """(steps, Z) from code a (Z,) to code b (Z,).
+
+    Linear for autoencoders, whose codes have no prior. In many dimensions the mass of N(0, I) lies near a sphere and a
+    chord cuts through its empty inside, so a VAE's path follows the arc (White 2016, "Sampling generative networks");
+    in one or two the inside is where the mass is, and the chord is right again. So it is where no arc is defined.
+    """
+    t = np.linspace(0, 1, steps)[:, None]
+    lengths = float(np.linalg.norm(a) * np.linalg.norm(b))
+    cosine = float(a @ b) / lengths if spherical and lengths > 0 else 1.0
+    angle = math.acos(min(max(cosine, -1.0), 1.0)) if math.isfinite(cosine) else 0.0
+    if math.sin(angle) < 1e-3:
+        chord: Array = (1 - t) * a + t * b
+        return chord
+    arc: Array = (np.sin((1 - t) * angle) * a + np.sin(t * angle) * b) / math.sin(angle)
+    return arc
+
+
+def _decoded(run: "Run", z: Array) -> Array:
+    """Codes (r, c, Z) -> images (r, c, D)."""
+    return run.decode(z.reshape(-1, z.shape[-1])).reshape(*z.shape[:2], -1)
+
+
+# ── Parts ────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def _figure(width: float, height: float, layout: Literal["constrained"] | None = "constrained") -> "Figure":
+    """An empty figure of so many inches."""
+    from matplotlib.figure import Figure
+
+    return Figure(figsize=(width, height), dpi=DPI, layout=layout, facecolor="white")
+
+
+def _finite(values: npt.ArrayLike) -> Array:
+    """As float64, with NaN for what is infinite."""
+    array = np.asarray(values, np.float64)
+    return np.where(np.isfinite(array), array, np.nan)
+
+
+def _open(axes: Any) -> None:
+    """Leave the axes open at the top and the right."""
+    axes.spines[["top", "right"]].set_visible(False)
