@@ -44,7 +44,7 @@ class Report(NamedTuple):
     @property
     def max_error(self) -> float:
         """The largest error against the complex step."""
-        return max(check.complex_error for check in self.tensors)
+        return float(np.max([check.complex_error for check in self.tensors]))  # unlike max(), it lets a NaN through
 
     @property
     def ok(self) -> bool:

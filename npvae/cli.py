@@ -25,8 +25,9 @@ from npvae.mlp import ACTIVATIONS
 from npvae.models import BOUNDS, KINDS, OPTIONS, make_model
 from npvae.ops import BACKENDS, default_backend
 from npvae.progress import Progress
-from npvae.runs import FIGURES, Run, Settings, load
+from npvae.runs import CONFIG, FIGURES, Run, Settings, load
 from npvae.training import Interrupted, resume, train
+from npvae.vae import VAE
 
 FAILED, BAD_INPUT = 1, 2  # exit codes; a signal gives 128 + its number
 
@@ -54,16 +55,17 @@ Ctrl-C finishes the step, writes the checkpoint and says how to go on."""
 def main(arguments: list[str] | None = None) -> int:
     """Run the command line and return its exit code: 0, 1 failed, 2 bad usage or input, 128 + signal."""
     options = parser().parse_args(arguments)
+    command: Callable[[argparse.Namespace], None] = options.command
     try:
-        command: Callable[[argparse.Namespace], None] = options.command
         command(options)
-    except Interrupted as stop:
-        where = "nothing was kept: the run had no folder" if stop.folder is None else f"npvae resume {stop.folder}"
-        print(f"npvae: {stop}. To go on: {where}", file=sys.stderr)
-        return 128 + stop.number
-    except KeyboardInterrupt:
-        print("npvae: interrupted", file=sys.stderr)
-        return 128 + signal.SIGINT
+    except KeyboardInterrupt as stop:
+        # In the midst of training it is an Interrupted. While data is read or pictures are drawn it is not, but a run
+        # that has a folder can be taken up all the same.
+        folder = {train_command: "out", resume_command: "run"}.get(command)
+        run = None if folder is None else getattr(options, folder)
+        going_on = f". To go on: npvae resume {run}" if run and (Path(run) / CONFIG).exists() else ""
+        print(f"npvae: {str(stop) or 'interrupted'}{going_on}", file=sys.stderr)
+        return 128 + (stop.number if isinstance(stop, Interrupted) else signal.SIGINT)
     except DivergenceError as error:
         print(f"npvae: {error}", file=sys.stderr)
         return FAILED
@@ -86,7 +88,8 @@ def train_command(options: argparse.Namespace) -> None:
     model = make_model(options.model, data.train.images.shape[1], **named)
     settings = {name: getattr(options, name) for name in Settings.__dataclass_fields__ if hasattr(options, name)}
     origin = {"source": options.data, "rows": options.rows, "rescale": options.rescale}
-    run = train(model, data, out=options.out or free_folder(), origin=origin, **settings)
+    options.out = options.out or free_folder()
+    run = train(model, data, origin=origin, **settings, out=options.out)
     finish(run, data, options.json)
 
 
@@ -104,13 +107,16 @@ def finish(run: Run, data: Dataset, as_json: bool) -> None:
     if as_json:
         write_json({"run": str(run.folder), **last})
         return
-    unit = "nats" if run.ws.model.noise(1, 1) else "squared error"
-    print(
-        f"test loss {last['test_loss']:.2f} {unit} per image = {last['test_reconstruction']:.2f} reconstruction "
-        f"+ {last['test_rate']:.2f} rate, {last['active_units']:.0f} of {run.model.latent} latents active\n"
-        f"{run.folder}: {', '.join(path.name for path in drawn)} in {FIGURES}/\n"
-        f"next: npvae evaluate {run.folder}" + (f"   npvae sample {run.folder}" if unit == "nats" else "")
-    )
+    used = f"{last['active_units']:.0f} of {run.model.latent} latents in use"
+    if isinstance(run.model, VAE):
+        print(
+            f"test loss {last['test_loss']:.2f} nats per image (reconstruction {last['test_reconstruction']:.2f}, "
+            f"rate {last['test_rate']:.2f}), {used}"
+        )
+    else:
+        print(f"test squared error {last['test_loss']:.3f} per image, {used}")
+    print(f"{run.folder}/{FIGURES}: {', '.join(path.name for path in drawn)}")
+    print(f"next: npvae {'sample' if isinstance(run.model, VAE) else 'reconstruct'} {run.folder}")
 
 
 def sample_command(options: argparse.Namespace) -> None:

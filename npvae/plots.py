@@ -39,7 +39,9 @@ CLASSES = (
     "#3f90da", "#ffa90e", "#bd1f01", "#94a4a2", "#832db6", "#a96b59", "#e76300", "#b9ac70", "#717581", "#92dadd",
 )  # fmt: skip
 
-GREY_RANGE = (0.0, 1.0)  # the values drawn black and white; beyond them a pixel is as black or white as can be
+Shape = tuple[int, ...]
+Limits = tuple[float, float]  # the values drawn black and white; a pixel beyond them is as black or white as can be
+UNIT = (0.0, 1.0)
 
 
 # ── Curves and bars ──────────────────────────────────────────────────────────────────────────────────────────────
@@ -63,7 +65,7 @@ def loss_curves(history: Sequence[Mapping[str, float]]) -> "Figure":
             ("reconstruction", "Reconstruction: −log p(x|z)", "nats per image"),
             ("rate", "Rate: KL of q(z|x) from p(z)", "nats per image"),
         ]
-    figure = _figure(4.4 * len(panels) + (0.8 if len(panels) == 1 else 0), 3.9)
+    figure = _figure(4.6 * len(panels) + 0.6 / len(panels), 3.9)
     for axes, (term, title, unit) in zip(np.ravel(figure.subplots(1, len(panels))), panels, strict=True):
         for split, colour, marker, line in (("train", TRAIN, "o", "-"), ("test", TEST, "s", "--")):
             values = _finite([row[f"{split}_{term}"] for row in history])
@@ -73,7 +75,8 @@ def loss_curves(history: Sequence[Mapping[str, float]]) -> "Figure":
         axes.set(title=title, xlabel="epoch", ylabel=unit)
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         if len(history) == 1:
-            axes.set_xlim(epochs[0] - 1, epochs[0] + 1)
+            axes.set_xlim(epochs[0] - 0.6, epochs[0] + 0.6)
+            axes.margins(y=0.4)  # room for the legend
         axes.grid(alpha=0.3)
         axes.legend(frameon=False)
         _open(axes)
@@ -96,7 +99,8 @@ def rate_per_latent(rates: npt.ArrayLike) -> "Figure":
         axes.set_xlabel("latent, by its index")
     else:
         axes.set_xlabel("latents, from the one that says most to the one that says least")
-    axes.set_xlim(-0.7, values.size - 0.3)
+    room = 0.7 + max(0, 8 - values.size) / 2  # a few bars need not be wide
+    axes.set_xlim(-room, values.size - 1 + room)
     axes.set_ylabel("mean KL (nats per image)")
     unknown = np.isnan(values).sum()
     axes.set_title(
@@ -125,7 +129,7 @@ def code_scatter(codes: npt.ArrayLike, labels: npt.ArrayLike | None) -> "Figure"
         raise InputError(f"codes must be (n, Z), got shape {z.shape}")
     if labels is not None and np.shape(labels) != (len(z),):
         raise InputError(f"labels must be ({len(z)},), one per code, got shape {np.shape(labels)}")
-    finite = np.isfinite(z).all(axis=1)
+    finite = np.isfinite(_finite(z)).all(axis=1)
     z, lost = z[finite], int(np.count_nonzero(~finite))
     kinds = np.zeros(len(z), np.int64) if labels is None else np.asarray(labels)[finite]
     groups = [(label, kinds == label) for label in np.unique(kinds)]
@@ -143,9 +147,11 @@ def code_scatter(codes: npt.ArrayLike, labels: npt.ArrayLike | None) -> "Figure"
                  for nth, share in zip(("first", "second"), shares, strict=True)]  # fmt: skip
     figure = _figure(7.6, 6.4)
     axes = figure.subplots()
+    paint = np.empty(len(z), "<U7")
     for (_, members), colour in zip(groups, colours, strict=True):
-        size = min(max(16_000 / max(len(z), 1), 3), 40)
-        axes.scatter(z[members, 0], z[members, 1], s=size, color=colour, alpha=0.65, linewidths=0)
+        paint[members] = colour
+    # All at once, in the images' order: class after class, the last would hide the first.
+    axes.scatter(z[:, 0], z[:, 1], s=min(max(22_000 / max(len(z), 1), 4), 40), c=paint, alpha=0.75, linewidths=0)
     axes.set_aspect("equal", adjustable="datalim")
     axes.set(title=title, xlabel=names[0], ylabel=names[1])
     if labels is not None and groups:
@@ -160,12 +166,11 @@ def code_scatter(codes: npt.ArrayLike, labels: npt.ArrayLike | None) -> "Figure"
 
 def _principal(z: Array) -> tuple[Array, Array]:
     """(n, Z) -> the coordinates (n, 2) along the directions of greatest variance, and their shares of it (2,)."""
-    _, s, directions = np.linalg.svd(z - z.mean(axis=0) if len(z) else np.zeros((1, z.shape[1])), full_matrices=True)
-    variances = np.zeros(z.shape[1])
-    variances[: len(s)] = s**2
+    centred = z - z.mean(axis=0) if len(z) else z
+    s, directions = np.linalg.svd(centred.T @ centred, hermitian=True)[1:]  # (Z,Z), however many images there are
     top = directions[:2]
     top *= np.sign(top[[0, 1], np.abs(top).argmax(axis=1)])[:, None]  # the SVD leaves the signs open
-    return z @ top.T, variances[:2] / (variances.sum() or 1.0)
+    return centred @ top.T, s[:2] / (s.sum() or 1.0)
 
 
 def _strips(z: Array, groups: list[tuple[Any, Any]], colours: list[str], title: str, *, named: bool) -> "Figure":
@@ -205,12 +210,7 @@ def _apart(points: Array, distance: float) -> Array:
 
 
 def reconstructions(
-    originals: Array,
-    reconstructed: Array,
-    shape: tuple[int, ...],
-    seen: Array | None = None,
-    *,
-    limits: tuple[float, float] = GREY_RANGE,
+    originals: Array, reconstructed: Array, shape: Shape, seen: Array | None = None, *, limits: Limits = UNIT
 ) -> "Figure":
     """Images (n, D) above what the model makes of them, (n, D); between them what it saw, if that was corrupted."""
     rows = {"original": originals, "seen, corrupted": seen, "reconstruction": reconstructed}
@@ -222,19 +222,17 @@ def reconstructions(
     return _mosaic(np.stack(images), shape, title, limits, rows=names)
 
 
-def sample_grid(
-    images: Array, shape: tuple[int, ...], title: str, *, limits: tuple[float, float] = GREY_RANGE
-) -> "Figure":
+def sample_grid(images: Array, shape: Shape, title: str, *, limits: Limits = UNIT) -> "Figure":
     """Images (n, D) in rows that form a square as nearly as they can."""
     return _mosaic(_images(images, 2), shape, title, limits)
 
 
 def interpolation(
     images: Array,
-    shape: tuple[int, ...],
+    shape: Shape,
     *,
-    title: str = "Interpolation between the codes of two test images",
-    limits: tuple[float, float] = GREY_RANGE,
+    title: str = "Interpolation: each row goes from one code to another",
+    limits: Limits = UNIT,
 ) -> "Figure":
     """Images (rows, steps, D) decoded at even steps from the code at the left to the code at the right."""
     steps = _images(images, 3).shape[1]
@@ -244,12 +242,12 @@ def interpolation(
 
 def traversal(
     images: Array,
-    shape: tuple[int, ...],
+    shape: Shape,
     latents: npt.ArrayLike,
     rates: npt.ArrayLike,
     *,
     title: str = "Traversal: in each row one latent varies, the others stay",
-    limits: tuple[float, float] = GREY_RANGE,
+    limits: Limits = UNIT,
 ) -> "Figure":
     """Images (m, steps, D), in each row one latent going evenly from -REACH to REACH.
 
@@ -263,7 +261,7 @@ def traversal(
     return _mosaic(images, shape, title, limits, rows=names, columns=values, xlabel="value of the row's latent")
 
 
-def manifold(images: Array, shape: tuple[int, ...], *, limits: tuple[float, float] = GREY_RANGE) -> "Figure":
+def manifold(images: Array, shape: Shape, *, limits: Limits = UNIT) -> "Figure":
     """The plane of a two-dimensional code: images (n, n, D), images[i, j] decoded at z = (q[j], q[i]).
 
     q are the quantiles (i + 1/2)/n of N(0, 1), so that every image stands for the same mass of the prior; z[0] grows
@@ -285,9 +283,9 @@ def manifold(images: Array, shape: tuple[int, ...], *, limits: tuple[float, floa
 
 def _mosaic(
     images: Array,
-    shape: tuple[int, ...],
+    shape: Shape,
     title: str,
-    limits: tuple[float, float],
+    limits: Limits,
     *,
     rows: Sequence[str] = (),
     columns: Sequence[str] = (),
@@ -318,15 +316,15 @@ def _mosaic(
     scale = math.floor(scale) if scale >= 1 else scale
     scale_y, scale_x = max(scale, 22 / h if rows else 8 / h), max(scale, 8 / w)  # a single row of pixels is stretched
     high, wide = math.ceil(canvas.shape[0] * scale_y), math.ceil(canvas.shape[1] * scale_x)
-    margin = 24 + (11 * max(map(len, rows)) if rows else 80 if ylabel else 0)
-    bottom = 20 + (56 if xlabel else 0)
+    margin = 24 + (9 * max(map(len, rows)) + 6 if rows else 80 if ylabel else 0)
+    bottom = 20 + (48 if xlabel else 0)
     full = max(margin + wide + 24, 620)
-    lines = textwrap.wrap(title, (full - 40) // 11)
+    lines = textwrap.wrap(title, (full - 40) // 10)
     tall = 24 + 25 * len(lines) + high + bottom
 
     figure = _figure(full / DPI, tall / DPI, layout=None)
     axes = figure.add_axes((margin / full, bottom / tall, wide / full, high / tall))
-    axes.imshow(canvas, aspect="auto")
+    axes.imshow(canvas, aspect="auto", interpolation="nearest" if scale >= 1 else None)
     for spine in axes.spines.values():
         spine.set_visible(False)
     axes.tick_params(length=0)
@@ -338,7 +336,7 @@ def _mosaic(
     return figure
 
 
-def _pixels(images: Array, shape: tuple[int, ...], limits: tuple[float, float]) -> Array:
+def _pixels(images: Array, shape: Shape, limits: Limits) -> Array:
     """(n, D) -> (n, h, w, 3) in [0, 1]; three channels are colours, of any other number each is grey, side by side."""
     side = math.isqrt(math.prod(shape))
     if len(shape) == 1:
@@ -378,7 +376,7 @@ def figures(run: "Run", data: Dataset) -> dict[str, "Figure"]:
     labels = None if labels is None else labels[:10_000]
     shape, codes = data.shape, run.encode(x)
     low, high = float(x.min()), float(x.max())
-    limits = GREY_RANGE if low >= 0 and high <= 1 else (low, high)
+    limits = UNIT if low >= 0 and high <= 1 else (low, high)
     chosen = _assorted(x, labels)
     seen = run.corrupt(x[chosen])
     corrupted = None if np.array_equal(seen, x[chosen]) else seen
@@ -391,7 +389,7 @@ def figures(run: "Run", data: Dataset) -> dict[str, "Figure"]:
     if pairs:
         round_ = isinstance(run.model, VAE) and run.model.latent > 2
         path = np.stack([_between(codes[a], codes[b], 11, spherical=round_) for a, b in pairs])
-        title = f"Interpolation between the codes of two test images, {'along a sphere' if round_ else 'linear'}"
+        title = f"Interpolation between the codes of test images, {'along an arc' if round_ else 'in a straight line'}"
         made["interpolation"] = interpolation(_decoded(run, path), shape, title=title, limits=limits)
     if isinstance(run.model, VAE):
         title = "Samples from the prior: z ~ N(0, I), decoded to the mean of p(x|z)"
@@ -472,9 +470,9 @@ def _figure(width: float, height: float, layout: Literal["constrained"] | None =
 
 
 def _finite(values: npt.ArrayLike) -> Array:
-    """As float64, with NaN for what is infinite."""
+    """As float64, with NaN for what is infinite or so large that its square, or an axis, would be."""
     array = np.asarray(values, np.float64)
-    return np.where(np.isfinite(array), array, np.nan)
+    return np.where(np.abs(array) < 1e100, array, np.nan)
 
 
 def _open(axes: Any) -> None:

@@ -266,6 +266,6 @@ def read_metrics(run: Run, epochs: int) -> None:
             rows = [{name: float(row[name]) for name in COLUMNS} for row in csv.DictReader(file)]
     except FileNotFoundError:
         rows = []
-    except (ValueError, TypeError, KeyError) as error:
+    except (ValueError, TypeError, KeyError, csv.Error) as error:
         raise InputError(f"{path} is not a table that npvae wrote: {error!r}") from error
     run.history = [row for row in rows if row["epoch"] <= epochs]

@@ -82,10 +82,10 @@ def train(
     run = Run(model, completed, kept, ws.theta, folder)
     run.check(images.train.images)
     run.check(images.test.images)
-    if folder is not None:
+    trainer = Trainer(run, ws, images)
+    if folder is not None:  # not before all is checked: a refused training leaves no folder behind
         folder.mkdir(parents=True, exist_ok=True)
         run.write_config()
-    trainer = Trainer(run, ws, images)
     trainer.save()
     trainer.fit(callbacks, watched)
     return run
@@ -149,7 +149,8 @@ class Trainer:
     def fit(self, callbacks: tuple[Callback, ...], watched: bool | None) -> None:
         """Train to the last epoch, or until patience runs out."""
         progress = Progress(self.total, self.optimizer.steps, watched)
-        with signals() as caught:
+        # A loss that is not finite is an error of its own, said once: NumPy's warnings on the way to it add nothing.
+        with signals() as caught, np.errstate(over="ignore", invalid="ignore", divide="ignore"):
             try:
                 while self.epoch < self.run.settings.epochs and not self.stopped:
                     start, before = time.monotonic(), self.seconds
@@ -292,7 +293,7 @@ def describe_row(row: dict[str, float], epochs: int) -> str:
     """A row of metrics in one line."""
     return (
         f"epoch {row['epoch']:.0f}/{epochs}  {row['seconds']:.0f} s  train {row['train_loss']:.2f}  "
-        f"test {row['test_loss']:.2f} = {row['test_reconstruction']:.2f} + {row['test_rate']:.2f}  "
+        f"test {row['test_loss']:.2f} (reconstruction {row['test_reconstruction']:.2f}, rate {row['test_rate']:.2f})  "
         f"active {row['active_units']:.0f}"
     )
 
