@@ -124,7 +124,7 @@ def sample_command(options: argparse.Namespace) -> None:
     run = load(options.run)
     images = run.sample(options.n, options.seed)
     path = options.out or Path(options.run) / "samples.png"
-    write_images(path, images, lambda: plots.sample_grid(images, run.data["shape"], "Samples from the prior"))
+    write_images(path, images, lambda: plots.sample_grid(images, run.data["shape"], "Samples from the prior, decoded to E[x|z]"))
 
 
 def reconstruct_command(options: argparse.Namespace) -> None:
@@ -222,7 +222,7 @@ def write_images(path: str | Path, images: Any, draw: Callable[[], Any]) -> None
     if path.suffix == ".npy":
         write_atomically(path, npy_bytes(images))
     elif path.suffix == ".png":
-        write_atomically(path, plots.png_bytes(draw()))
+        plots.save({path.stem: draw()}, path.parent)
     else:
         raise InputError(f"--out must end in .png or .npy, got {path}")
     print(path)

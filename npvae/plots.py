@@ -66,6 +66,7 @@ def loss_curves(history: Sequence[Mapping[str, float]]) -> "Figure":
             ("rate", "Rate: KL of q(z|x) from p(z)", "nats per image"),
         ]
     figure = _figure(4.6 * len(panels) + 0.6 / len(panels), 3.9)
+    figure.get_layout_engine().set(w_pad=0.12)  # type: ignore[union-attr]
     for axes, (term, title, unit) in zip(np.ravel(figure.subplots(1, len(panels))), panels, strict=True):
         for split, colour, marker, line in (("train", TRAIN, "o", "-"), ("test", TEST, "s", "--")):
             values = _finite([row[f"{split}_{term}"] for row in history])
@@ -75,7 +76,7 @@ def loss_curves(history: Sequence[Mapping[str, float]]) -> "Figure":
         axes.set(title=title, xlabel="epoch", ylabel=unit)
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         if len(history) == 1:
-            axes.set_xlim(epochs[0] - 0.6, epochs[0] + 0.6)
+            axes.set_xticks(epochs)
             axes.margins(y=0.4)  # room for the legend
         axes.grid(alpha=0.3)
         axes.legend(frameon=False)
@@ -133,7 +134,7 @@ def code_scatter(codes: npt.ArrayLike, labels: npt.ArrayLike | None) -> "Figure"
     z, lost = z[finite], int(np.count_nonzero(~finite))
     kinds = np.zeros(len(z), np.int64) if labels is None else np.asarray(labels)[finite]
     groups = [(label, kinds == label) for label in np.unique(kinds)]
-    colours = [TRAIN] if labels is None else [CLASSES[i % len(CLASSES)] for i in range(len(groups))]
+    colours = [TRAIN if labels is None else CLASSES[i % len(CLASSES)] for i in range(len(groups))]
     title = f"Codes of {len(z):,} images" + (f" ({lost:,} not finite)" if lost else "")
     if labels is not None:
         title += ", coloured by label"
@@ -303,14 +304,14 @@ def _mosaic(
         raise InputError(f"there are no images to draw: shape {images.shape}")
     c = images.shape[1] if images.ndim == 3 else math.ceil(math.sqrt(len(images)))
     r = math.ceil(math.prod(images.shape[:-1]) / c)
-    tiles = _pixels(images.reshape(-1, images.shape[-1]), shape, limits)
-    _, h, w, _ = tiles.shape
+    images = images.reshape(-1, images.shape[-1])
+    h, w, _ = _pixels(images[0], shape, limits).shape
     gap_y, gap_x = (math.ceil(h / 14), math.ceil(w / 14)) if seams else (0, 0)
-    canvas = np.ones((r * (h + gap_y) - gap_y, c * (w + gap_x) - gap_x, 3))
+    canvas = np.ones((r * (h + gap_y) - gap_y, c * (w + gap_x) - gap_x, 3), np.float32)
     tops, lefts = (h + gap_y) * np.arange(r), (w + gap_x) * np.arange(c)
-    for index, tile in enumerate(tiles):
+    for index, image in enumerate(images):
         top, left = tops[index // c], lefts[index % c]
-        canvas[top : top + h, left : left + w] = tile
+        canvas[top : top + h, left : left + w] = _pixels(image, shape, limits)
 
     scale = min(1200 / (c * (w + gap_x)), 1200 / (r * (h + gap_y)), 90 / max(h, w))
     scale = math.floor(scale) if scale >= 1 else scale
@@ -336,22 +337,21 @@ def _mosaic(
     return figure
 
 
-def _pixels(images: Array, shape: Shape, limits: Limits) -> Array:
-    """(n, D) -> (n, h, w, 3) in [0, 1]; three channels are colours, of any other number each is grey, side by side."""
+def _pixels(image: Array, shape: Shape, limits: Limits) -> Array:
+    """(D,) -> (h, w, 3) in [0, 1]; three channels are colours, of any other number each is grey, side by side."""
     side = math.isqrt(math.prod(shape))
     if len(shape) == 1:
         shape = (side, side) if side * side == shape[0] else (1, shape[0])
-    if len(shape) not in (2, 3) or math.prod(shape) != images.shape[1]:
-        raise InputError(f"shape must be (h, w), (h, w, channels) or (D,) for D = {images.shape[1]}, got {shape}")
+    if len(shape) not in (2, 3) or math.prod(shape) != image.size:
+        raise InputError(f"shape must be (h, w), (h, w, channels) or (D,) for D = {image.size}, got {shape}")
     black, white = limits
-    values = images.reshape(-1, *shape).astype(np.float64)
+    values = image.astype(np.float64).reshape(*shape[:2], -1)
     broken = ~np.isfinite(values)
     values = (np.clip(np.where(broken, black, values), black, white) - black) / (white - black or 1.0)
-    if values.ndim == 4 and shape[2] != 3:
-        values, broken = (np.moveaxis(a, 3, 2).reshape(len(a), shape[0], -1) for a in (values, broken))
-    if values.ndim == 3:
-        values, broken = np.repeat(values[..., None], 3, axis=3), broken[..., None]
-    values[broken.any(axis=3)] = [int(ALARM[i : i + 2], 16) / 255 for i in (1, 3, 5)]
+    if values.shape[2] != 3:
+        values, broken = (np.moveaxis(a, 2, 1).reshape(shape[0], -1, 1) for a in (values, broken))
+        values = np.repeat(values, 3, axis=2)
+    values[broken.any(axis=2)] = [int(ALARM[i : i + 2], 16) / 255 for i in (1, 3, 5)]
     return values
 
 

@@ -71,6 +71,7 @@ class Settings:
     def completed(self, model: Model) -> "Settings":
         """The settings with every None that has a default replaced by it; InputError for what makes no sense."""
         filled = asdict(self)
+        # Here None is "not given" and no longer "the default": what the model would ignore is refused.
         for name, owner in (("momentum", "sgd"), ("weight_decay", "adamw")):
             if filled[name] is not None and self.optimizer != owner:
                 raise InputError(f"{name} means nothing to the optimizer {self.optimizer!r}: leave it out")
@@ -81,9 +82,9 @@ class Settings:
             raise InputError("corruption_level means nothing without a corruption: choose one or leave it out")
         bernoulli = isinstance(model, VAE) and model.p_x.name == "bernoulli"
         defaults = {
-            "beta": 1.0,
-            "warmup": 0,
-            "samples": 1,
+            "beta": 1.0 if isinstance(model, VAE) else None,
+            "warmup": 0 if isinstance(model, VAE) else None,
+            "samples": 1 if isinstance(model, VAE) else None,
             "binarize": "dynamic" if bernoulli else "none",
             "backend": default_backend(),
             "momentum": 0.9 if self.optimizer == "sgd" else None,
@@ -91,12 +92,13 @@ class Settings:
             "corruption_level": None if self.corruption == "none" else 0.3,
         }
         filled |= {name: value for name, value in defaults.items() if filled[name] is None}
-        for name, least in (("epochs", 1), ("batch", 1), ("samples", 1), ("lr_warmup", 0), ("warmup", 0)):
-            check_whole(name, filled[name], least)
-        if self.patience is not None:
-            check_whole("patience", self.patience)
+        wholes = {"epochs": 1, "batch": 1, "samples": 1, "lr_warmup": 0, "warmup": 0, "patience": 1}
+        for name, least in wholes.items():
+            if filled[name] is not None:
+                check_whole(name, filled[name], least)
         check_real("lr", self.lr, 0.0, open_=True)
-        check_real("beta", filled["beta"], 0.0)
+        if filled["beta"] is not None:
+            check_real("beta", filled["beta"], 0.0)
         check_choice("optimizer", self.optimizer, ("adam", "adamw", "rmsprop", "sgd"))
         check_choice("schedule", self.schedule, ("constant", "step", "cosine"))
         check_choice("binarize", filled["binarize"], noise.BINARIZATIONS)

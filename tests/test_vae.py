@@ -423,8 +423,6 @@ def test_importance_weights_of_the_exact_posterior_are_the_evidence(samples):
     loss = ws.forward(x)
     np.testing.assert_allclose(ws.acts.log_w, np.broadcast_to(log_p[:, None], (6, samples)), rtol=1e-12)
     assert loss == pytest.approx(-log_p.mean(), rel=1e-12)
-    ws.backward()
-    assert np.abs(ws.grads.encoder[0].W).max() > 1e-3 or samples == 1  # noise, but in expectation at an optimum
 
 
 def test_elbo_of_a_wrong_posterior_falls_short_by_its_divergence():
