@@ -61,8 +61,7 @@ def main(arguments: list[str] | None = None) -> int:
     except KeyboardInterrupt as stop:
         # In the midst of training it is an Interrupted. While data is read or pictures are drawn it is not, but a run
         # that has a folder can be taken up all the same.
-        folder = {train_command: "out", resume_command: "run"}.get(command)
-        run = None if folder is None else getattr(options, folder)
+        run = options.out if command is train_command else options.run if command is resume_command else None
         going_on = f". To go on: npvae resume {run}" if run and (Path(run) / CONFIG).exists() else ""
         print(f"npvae: {str(stop) or 'interrupted'}{going_on}", file=sys.stderr)
         return 128 + (stop.number if isinstance(stop, Interrupted) else signal.SIGINT)
@@ -124,7 +123,8 @@ def sample_command(options: argparse.Namespace) -> None:
     run = load(options.run)
     images = run.sample(options.n, options.seed)
     path = options.out or Path(options.run) / "samples.png"
-    write_images(path, images, lambda: plots.sample_grid(images, run.data["shape"], "Samples from the prior, decoded to E[x|z]"))
+    title = "Samples from the prior, decoded to E[x|z]"
+    write_images(path, images, lambda: plots.sample_grid(images, run.data["shape"], title))
 
 
 def reconstruct_command(options: argparse.Namespace) -> None:

@@ -12,7 +12,7 @@ import textwrap
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from statistics import NormalDist
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -66,7 +66,6 @@ def loss_curves(history: Sequence[Mapping[str, float]]) -> "Figure":
             ("rate", "Rate: KL of q(z|x) from p(z)", "nats per image"),
         ]
     figure = _figure(4.6 * len(panels) + 0.6 / len(panels), 3.9)
-    figure.get_layout_engine().set(w_pad=0.12)  # type: ignore[union-attr]
     for axes, (term, title, unit) in zip(np.ravel(figure.subplots(1, len(panels))), panels, strict=True):
         for split, colour, marker, line in (("train", TRAIN, "o", "-"), ("test", TEST, "s", "--")):
             values = _finite([row[f"{split}_{term}"] for row in history])
@@ -272,12 +271,11 @@ def manifold(images: Array, shape: Shape, *, limits: Limits = UNIT) -> "Figure":
     title = f"The code's plane: decoded at {n} × {n} quantiles of the prior"
     figure = _mosaic(images[::-1], shape, title, limits, xlabel="z[0]", ylabel="z[1]", seams=False)
     axes = figure.axes[0]
-    at = np.array([-2, -1.5, -1, -0.5, 0, 0.5, 1, 1.5, 2])
-    spots = np.array([NormalDist().cdf(value) for value in at])
-    names = [f"{value:g}".replace("-", "−") for value in at]
-    left, right, bottom, top = axes.images[0].get_extent()
-    axes.set_xticks(left + spots * (right - left), names)
-    axes.set_yticks(bottom + spots * (top - bottom), names)
+    ends = np.reshape(axes.images[0].get_extent(), (2, 2))
+    for axis, (start, stop), size in zip((axes.xaxis, axes.yaxis), ends, axes.bbox.size, strict=True):
+        values = (-2, -1, -0.5, 0, 0.5, 1, 2) if size > 400 else (0,)
+        spots = [start + NormalDist().cdf(value) * (stop - start) for value in values]
+        axis.set_ticks(spots, [f"{value:g}".replace("-", "−") for value in values])
     axes.tick_params(length=4)
     return figure
 
@@ -323,7 +321,7 @@ def _mosaic(
     lines = textwrap.wrap(title, (full - 40) // 10)
     tall = 24 + 25 * len(lines) + high + bottom
 
-    figure = _figure(full / DPI, tall / DPI, layout=None)
+    figure = _figure(full / DPI, tall / DPI, fitted=False)
     axes = figure.add_axes((margin / full, bottom / tall, wide / full, high / tall))
     axes.imshow(canvas, aspect="auto", interpolation="nearest" if scale >= 1 else None)
     for spine in axes.spines.values():
@@ -332,7 +330,8 @@ def _mosaic(
     axes.set_yticks(tops + (h - 1) / 2 if rows else [], rows)
     every = math.ceil(12 * max(map(len, columns), default=0) / ((w + gap_x) * scale_x))
     axes.set_xticks(lefts[::every] + (w - 1) / 2 if columns else [], columns[::every] if columns else ())
-    axes.set(xlabel=xlabel, ylabel=ylabel)
+    axes.set_xlabel(xlabel, loc="center" if wide > 10 * len(xlabel) else "left")
+    axes.set_ylabel(ylabel)
     figure.text(24 / full, 1 - 14 / tall, "\n".join(lines), fontsize=12, va="top", linespacing=1.2)
     return figure
 
@@ -462,10 +461,12 @@ def _decoded(run: "Run", z: Array) -> Array:
 # ── Parts ────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def _figure(width: float, height: float, layout: Literal["constrained"] | None = "constrained") -> "Figure":
-    """An empty figure of so many inches."""
+def _figure(width: float, height: float, *, fitted: bool = True) -> "Figure":
+    """An empty figure of so many inches; unless its axes are placed by hand, they are fitted to their labels."""
     from matplotlib.figure import Figure
+    from matplotlib.layout_engine import ConstrainedLayoutEngine
 
+    layout = ConstrainedLayoutEngine(w_pad=0.1, h_pad=0.08) if fitted else None
     return Figure(figsize=(width, height), dpi=DPI, layout=layout, facecolor="white")
 
 

@@ -156,8 +156,9 @@ class Run:
         return self.decode(rng.standard_normal((check_whole("n", n), model.latent)))
 
     def rates(self, x: Array) -> Array:
-        """KL(q(z|x) || p(z)) per latent, (Z,), in nats, averaged over x (n, D)."""
+        """KL(q(z|x) || p(z)) per latent, (Z,), in nats, averaged over x (n, D), binarised and corrupted as evaluated."""
         model = self._vae("the rate")
+        x = self.corrupt(self.binarize(x))
         total = np.zeros(model.latent)
         for start in range(0, len(x), self.ws.batch):
             self.ws.encode(x[start : start + self.ws.batch])
@@ -223,9 +224,13 @@ def load(folder: str | PathLike[str]) -> Run:
     Raises InputError if there is none, or if its checkpoint is damaged or another model's.
     """
     run = read_config(Path(folder))
-    tensors, _ = load_tensors(Path(folder) / CHECKPOINT)
+    path = Path(folder) / CHECKPOINT
+    tensors, _ = load_tensors(path)
     adopt(run, tensors.get("theta"))
-    read_metrics(run, int(tensors["train.epoch"]) if "train.epoch" in tensors else 0)
+    epoch = tensors.get("train.epoch")
+    if epoch is None or epoch.shape != () or epoch.dtype != np.int64:
+        raise InputError(f"{path} does not say how many epochs it has seen: restore it from a copy, or train again")
+    read_metrics(run, int(epoch))
     return run
 
 

@@ -281,12 +281,26 @@ class Trainer:
             raise InputError(f"{path} does not hold an order of the {len(self.images)} images: it is damaged")
         self.optimizer.steps, self.epoch = int(tensors["optimizer.steps"]), int(tensors["train.epoch"])
         self.cursor, self.stopped = int(tensors["train.cursor"]), bool(tensors["train.stopped"])
+        done = self.epoch * self.steps_per_epoch + math.ceil(self.cursor / self.run.settings.batch)
+        if not (0 <= self.epoch <= self.run.settings.epochs and 0 <= self.cursor <= len(self.images)) or (
+            self.optimizer.steps != done
+        ):
+            raise InputError(
+                f"{path} is damaged: step {self.optimizer.steps} is not epoch {self.epoch}, row {self.cursor} of "
+                f"{len(self.images)}. Restore it from a copy, or train again"
+            )
         self.sums, self.best, self.best_theta = tensors["train.sums"], tensors["best.loss"], tensors["best.theta"]
         try:
             self.seconds = float(metadata.get("seconds", 0))
         except ValueError:
             self.seconds = 0.0  # a clock time, which nothing depends on
         read_metrics(self.run, self.epoch)
+        known = [row["epoch"] for row in self.run.history]
+        if known != list(range(1, self.epoch + 1)):
+            raise InputError(
+                f"{self.run.folder / METRICS} should have a row for each of the {self.epoch} epochs that the checkpoint "
+                f"has seen, it has {len(known)}: restore it from a copy, or train again"
+            )
 
 
 def describe_row(row: dict[str, float], epochs: int) -> str:

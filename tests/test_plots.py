@@ -102,7 +102,9 @@ def overlaps(figure):
     items = list(figure.texts)
     for axes in figure.axes:
         items += [*axes.texts, axes.title, axes.xaxis.label, axes.yaxis.label]
-        items += axes.get_xticklabels() + axes.get_yticklabels()
+        for axis in (axes.xaxis, axes.yaxis):
+            low, high = sorted(axis.get_view_interval())
+            items += [tick.label1 for tick in axis.get_major_ticks() if low <= tick.get_loc() <= high]
     boxes = [(t.get_text(), t.get_window_extent()) for t in items if t.get_text() and t.get_visible()]
     wrong = [(a, b) for i, (a, p) in enumerate(boxes) for b, q in boxes[:i] if p.overlaps(q)]
     whole = figure.bbox
@@ -329,12 +331,14 @@ def test_traversal():
 def test_manifold_is_a_map():
     images = RNG.random((3, 3, 20))
     figure = plots.manifold(images, (5, 4))
+    assert not overlaps(figure)
     np.testing.assert_array_equal(tiles(figure, 5, 4, seams=False), grey(images[::-1], 5, 4))  # z[1] grows upwards
-    axes = figure.axes[0]
+    n = 20
+    axes = plots.manifold(np.ones((n, n, 784)), (28, 28)).axes[0]
     # The middle of the map is the prior's median, and ticks stand where their value's quantile is drawn.
     ticks = {label.get_text(): spot for label, spot in zip(axes.get_xticklabels(), axes.get_xticks(), strict=True)}
-    assert ticks["0"] == pytest.approx(3 * 4 / 2 - 0.5)
-    assert (ticks["1"] + 0.5) / 12 == pytest.approx(NormalDist().cdf(1))
+    assert ticks["0"] == pytest.approx(n * 28 / 2 - 0.5)
+    assert (ticks["1"] + 0.5) / (n * 28) == pytest.approx(NormalDist().cdf(1))
     heights = {label.get_text(): spot for label, spot in zip(axes.get_yticklabels(), axes.get_yticks(), strict=True)}
     assert heights["2"] < heights["−2"]  # rows of an image count downwards
 
@@ -373,7 +377,7 @@ def test_mosaics_are_readable(shape, columns):
     ):
         assert not overlaps(figure)
         assert max(figure.get_size_inches()) < 13
-    assert not overlaps(plots.manifold(np.ones((9, 9, size)), shape))
+    assert not overlaps(plots.manifold(np.ones((20, 20, size), np.float32), shape))
 
 
 def test_an_image_pixel_is_a_whole_number_of_figure_pixels():
