@@ -156,11 +156,11 @@ def test_defaults_are_written_out(few, tmp_path):
 
 
 def test_the_loss_falls_on_real_digits(digits):
-    run = nv.train(small(hidden=(64,), latent=8), cut(digits, 1000, 300), epochs=12, batch=50, lr=2e-3)
+    run = nv.train(small(hidden=(32,), latent=5), cut(digits, 1000, 200), epochs=8, batch=50, lr=4e-3)
     losses = [row["test_loss"] for row in run.history]
     start = 206.0  # what a decoder of the mean image alone gives is about 206 nats
-    assert losses[-1] < 165 < losses[0] < start
-    assert all(b < a + 1 for a, b in zip(losses[:-1], losses[1:], strict=True))
+    assert losses[-1] < 170 < losses[0] < start
+    assert all(b < a + 1 for a, b in zip(losses[:-1], losses[1:], strict=True))  # no noisier than a nat
     assert run.history[-1]["test_rate"] > 5
 
 
@@ -251,9 +251,11 @@ def test_early_stopping_keeps_the_best(digits, tmp_path):
 
 
 def test_patience_that_does_not_run_out_keeps_the_best_all_the_same(digits):
-    run = overfitting(digits, patience=50, epochs=30)
+    losses = [row["test_loss"] for row in overfitting(digits).history]
+    epochs = next(n for n in range(2, 80) if losses[n - 1] > losses[n - 2])  # it ends on a setback
+    run = overfitting(digits, patience=50, epochs=epochs)
     losses = [row["test_loss"] for row in run.history]
-    assert len(losses) == 30
+    assert len(losses) == epochs
     assert min(losses) < losses[-1]
     assert nv.evaluate(run, cut(digits, 20, 50).test.images).loss == min(losses)
 
@@ -689,8 +691,8 @@ def test_parameters_spoilt_in_the_last_step_are_not_kept(few, tmp_path, monkeypa
     assert len(nv.load(tmp_path / "run").history) == 1
 
 
-@pytest.mark.parametrize("call", ("fsync", "replace"))
-@pytest.mark.parametrize("failing", (2, 3))
+# An epoch's end syncs metrics.csv, its folder, the checkpoint and its folder, and renames the two files.
+@pytest.mark.parametrize("call, failing", (("fsync", 1), ("fsync", 3), ("replace", 1), ("replace", 2)))
 def test_a_full_disk_leaves_the_previous_checkpoint(few, tmp_path, monkeypatch, call, failing):
     folder, armed = tmp_path / "run", []
     if call == "fsync":
