@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from npvae import datasets, noise, plots
+from npvae import datasets, mosaics, noise, plots
 from npvae.checkpoint import write_atomically
 from npvae.datasets import Dataset
 from npvae.errors import DivergenceError, InputError, check_whole
@@ -124,7 +124,7 @@ def sample_command(options: argparse.Namespace) -> None:
     images = run.sample(options.n, options.seed)
     path = options.out or Path(options.run) / "samples.png"
     title = "Samples from the prior, decoded to E[x|z]"
-    write_images(path, images, lambda: plots.sample_grid(images, run.data["shape"], title))
+    write_images(path, images, lambda: mosaics.sample_grid(images, run.data["shape"], title))
 
 
 def reconstruct_command(options: argparse.Namespace) -> None:
@@ -137,7 +137,7 @@ def reconstruct_command(options: argparse.Namespace) -> None:
     images = run.reconstruct(seen)
     shown = None if run.settings.corruption == "none" else seen
     path = options.out or Path(options.run) / "reconstructions.png"
-    write_images(path, images, lambda: plots.reconstructions(originals, images, data.shape, shown))
+    write_images(path, images, lambda: mosaics.reconstructions(originals, images, data.shape, shown))
 
 
 def evaluate_command(options: argparse.Namespace) -> None:

@@ -156,7 +156,7 @@ class Run:
         return self.decode(rng.standard_normal((check_whole("n", n), model.latent)))
 
     def rates(self, x: Array) -> Array:
-        """KL(q(z|x) || p(z)) per latent, (Z,), in nats, averaged over x (n, D), binarised and corrupted as evaluated."""
+        """KL(q(z|x) || p(z)) per latent, (Z,), in nats, averaged over x (n, D) as it is evaluated."""
         model = self._vae("the rate")
         x = self.corrupt(self.binarize(x))
         total = np.zeros(model.latent)

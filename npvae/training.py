@@ -298,8 +298,8 @@ class Trainer:
         known = [row["epoch"] for row in self.run.history]
         if known != list(range(1, self.epoch + 1)):
             raise InputError(
-                f"{self.run.folder / METRICS} should have a row for each of the {self.epoch} epochs that the checkpoint "
-                f"has seen, it has {len(known)}: restore it from a copy, or train again"
+                f"{self.run.folder / METRICS} should have a row for each of the {self.epoch} epochs that the "
+                f"checkpoint has seen, it has {len(known)}: restore it from a copy, or train again"
             )
 
 

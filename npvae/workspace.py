@@ -113,14 +113,17 @@ class Workspace:
         of number that do not fit raise InputError; the values are taken as they are.
         """
         rows = self._rows("x", x)
-        self.acts, x_view, target_view, eps_view = self._views_of(rows)
+        acts, x_view, target_view, eps_view = self._views_of(rows)
         if target is not None and self._rows("target", target) != rows:
             raise InputError(f"target must have as many rows as x, {rows}, got {len(target)}")
         if eps_view is None and (eps is not None or beta != 1.0):
             raise InputError(f"{type(self.model).__name__} has no noise and no rate: it takes no eps and no beta")
-        if eps_view is not None and eps is not None and (eps.shape != eps_view.shape or eps.dtype.kind not in "fiu"):
+        if eps is not None and not (
+            isinstance(eps, np.ndarray) and eps.shape == eps_view.shape and eps.dtype.kind in "fiu"
+        ):
             raise InputError(f"eps must be (B, K, Z) = {eps_view.shape} of real numbers, got {_describe(eps)}")
 
+        self.acts = acts  # what is refused above leaves the last forward as it was
         x_view[:] = x
         if target is None:
             target_view = x_view

@@ -1,5 +1,7 @@
 """Dense layers in a row, apart from any model."""
 
+from itertools import pairwise
+
 import numpy as np
 import pytest
 from op_cases import error
@@ -106,7 +108,7 @@ def test_backward_without_room_for_dx_gives_the_same_gradients():
 def test_scratch_is_enough_for_the_widest_layer():
     for ops in BACKENDS.values():
         for widths in ((4, 9, 2), (9, 4, 2), (2, 4, 9)):
-            layers = zip(widths, widths[1:], strict=False)
+            layers = pairwise(widths)
             assert MLP(widths, "relu").scratch(ops, 5) == max(ops.dense_scratch(5, i, o) for i, o in layers)
 
 

@@ -74,7 +74,7 @@ def test_an_option_that_a_model_would_ignore_is_refused(kind, name):
 def test_every_option_means_something_to_some_model():
     assert set(GIVEN) == set(OPTIONS["vae"])
     assert OPTIONS["ae"] == ("hidden", "activation") and OPTIONS["linear"] == ()
-    with pytest.raises(InputError, match="^colour means nothing to the model 'vae'"):
+    with pytest.raises(InputError, match=r"^colour means nothing to the model 'vae'"):
         make_model("vae", 7, colour="red")
 
 
@@ -85,9 +85,9 @@ def test_sigma_belongs_to_the_gaussian(likelihood):
 
 
 def test_free_bits_belong_to_the_elbo():
-    with pytest.raises(InputError, match="^free_bits means nothing to the bound 'iwae'"):
+    with pytest.raises(InputError, match=r"^free_bits means nothing to the bound 'iwae'"):
         make_model("vae", 7, bound="iwae", free_bits=0.5)
-    with pytest.raises(InputError, match="^free_bits means nothing"):
+    with pytest.raises(InputError, match=r"^free_bits means nothing"):
         make_model("vae", 7, bound="iwae", free_bits=0.0)
 
 
@@ -108,12 +108,12 @@ def test_unknown_names_list_the_known_and_suggest_the_nearest(kind, options, wha
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("wrong", [0, -3, 2.5, "20", True])
 def test_sizes_are_whole_numbers_above_zero(kind, wrong):
-    with pytest.raises(InputError, match="^latent must be a whole number of at least 1"):
+    with pytest.raises(InputError, match=r"^latent must be a whole number of at least 1"):
         make_model(kind, 7, latent=wrong)
-    with pytest.raises(InputError, match="^data must be a whole number of at least 1"):
+    with pytest.raises(InputError, match=r"^data must be a whole number of at least 1"):
         make_model(kind, wrong)
     if kind != "linear":
-        with pytest.raises(InputError, match="^hidden must be a whole number of at least 1"):
+        with pytest.raises(InputError, match=r"^hidden must be a whole number of at least 1"):
             make_model(kind, 7, hidden=(4, wrong))
 
 

@@ -1,6 +1,7 @@
 """The optimisers against a plain scalar re-implementation of their papers, schedules at their corners."""
 
 import math
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -216,7 +217,7 @@ def test_cosine():
     assert schedule(5) == pytest.approx(2, rel=1e-15)
     assert schedule(1) == pytest.approx(2 + math.cos(math.pi / 10), rel=1e-15)
     rates = [schedule(step) for step in range(11)]
-    assert all(after < before for before, after in zip(rates, rates[1:], strict=False))
+    assert all(after < before for before, after in pairwise(rates))
 
 
 def test_linear_warmup():

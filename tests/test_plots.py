@@ -8,7 +8,7 @@ from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 
 import npvae as nv
-from npvae import plots
+from npvae import mosaics, plots
 from npvae.errors import InputError
 
 RNG = np.random.default_rng(0)
@@ -294,18 +294,18 @@ def test_colours_stay_apart(eye, colours):
 
 def test_reconstructions():
     a, b, c = RNG.random((3, 6, 20))
-    figure = plots.reconstructions(a, b, (5, 4))
+    figure = mosaics.reconstructions(a, b, (5, 4))
     np.testing.assert_array_equal(tiles(figure, 5, 4), grey(np.stack([a, b]), 5, 4))
     assert {"original", "reconstruction"} <= set(texts(figure))
-    figure = plots.reconstructions(a, b, (5, 4), seen=c)
+    figure = mosaics.reconstructions(a, b, (5, 4), seen=c)
     np.testing.assert_array_equal(tiles(figure, 5, 4), grey(np.stack([a, c, b]), 5, 4))
     with pytest.raises(InputError, match="differ"):
-        plots.reconstructions(a, b[:3], (5, 4))
+        mosaics.reconstructions(a, b[:3], (5, 4))
 
 
 def test_sample_grid():
     images = RNG.random((7, 20))
-    figure = plots.sample_grid(images, (5, 4), "seven samples")
+    figure = mosaics.sample_grid(images, (5, 4), "seven samples")
     assert "seven samples" in texts(figure)
     drawn = tiles(figure, 5, 4).reshape(9, 5, 4, 3)
     np.testing.assert_array_equal(drawn[:7], grey(images, 5, 4))
@@ -314,27 +314,27 @@ def test_sample_grid():
 
 def test_interpolation():
     images = RNG.random((2, 5, 20))
-    figure = plots.interpolation(images, (5, 4))
+    figure = mosaics.interpolation(images, (5, 4))
     np.testing.assert_array_equal(tiles(figure, 5, 4), grey(images, 5, 4))
     assert {"0%", "100%"} <= set(texts(figure))
 
 
 def test_traversal():
     images = RNG.random((2, 7, 784))
-    figure = plots.traversal(images, (28, 28), [5, 0], [1.5, 0.25])
+    figure = mosaics.traversal(images, (28, 28), [5, 0], [1.5, 0.25])
     np.testing.assert_array_equal(tiles(figure, 28, 28), grey(images, 28, 28))
     assert {"z[5]  1.50 nats", "z[0]  0.25 nats", "−3", "−2", "0", "3"} <= set(texts(figure))
     with pytest.raises(InputError, match="one per row"):
-        plots.traversal(images, (28, 28), [5], [1.5, 0.25])
+        mosaics.traversal(images, (28, 28), [5], [1.5, 0.25])
 
 
 def test_manifold_is_a_map():
     images = RNG.random((3, 3, 20))
-    figure = plots.manifold(images, (5, 4))
+    figure = mosaics.manifold(images, (5, 4))
     assert not overlaps(figure)
     np.testing.assert_array_equal(tiles(figure, 5, 4, seams=False), grey(images[::-1], 5, 4))  # z[1] grows upwards
     n = 20
-    axes = plots.manifold(np.ones((n, n, 784)), (28, 28)).axes[0]
+    axes = mosaics.manifold(np.ones((n, n, 784)), (28, 28)).axes[0]
     # The middle of the map is the prior's median, and ticks stand where their value's quantile is drawn.
     ticks = {label.get_text(): spot for label, spot in zip(axes.get_xticklabels(), axes.get_xticks(), strict=True)}
     assert ticks["0"] == pytest.approx(n * 28 / 2 - 0.5)
@@ -345,13 +345,13 @@ def test_manifold_is_a_map():
 
 def test_colour_images():
     images = RNG.random((4, 3 * 2 * 3))
-    drawn = tiles(plots.sample_grid(images, (3, 2, 3), "colour"), 3, 2)
+    drawn = tiles(mosaics.sample_grid(images, (3, 2, 3), "colour"), 3, 2)
     np.testing.assert_array_equal(drawn.reshape(4, 3, 2, 3), images.reshape(4, 3, 2, 3).astype(np.float32))
 
 
 def test_other_numbers_of_channels_stand_side_by_side():
     images = RNG.random((1, 3 * 2 * 2))
-    drawn = tiles(plots.sample_grid(images, (3, 2, 2), "two channels"), 3, 4)[0, 0, :, :, 0]
+    drawn = tiles(mosaics.sample_grid(images, (3, 2, 2), "two channels"), 3, 4)[0, 0, :, :, 0]
     stack = images.reshape(3, 2, 2).astype(np.float32)
     np.testing.assert_array_equal(drawn, np.concatenate([stack[..., 0], stack[..., 1]], axis=1))
 
@@ -359,7 +359,7 @@ def test_other_numbers_of_channels_stand_side_by_side():
 @pytest.mark.parametrize(("shape", "h", "w"), [((16,), 4, 4), ((15,), 1, 15), ((3, 5), 3, 5), ((7, 1), 7, 1)])
 def test_shapes(shape, h, w, tmp_path):
     images = RNG.random((2, 3, h * w))
-    figure = plots.interpolation(images, shape)
+    figure = mosaics.interpolation(images, shape)
     np.testing.assert_array_equal(tiles(figure, h, w), grey(images, h, w))
     assert png(figure, tmp_path)
 
@@ -370,18 +370,18 @@ def test_mosaics_are_readable(shape, columns):
     size = int(np.prod(shape))
     images = RNG.random((3, columns, size), np.float32)
     for figure in (
-        plots.reconstructions(*images[:2], shape, images[2]),
-        plots.interpolation(images, shape, title="A title of many words that has to be broken in two or more lines"),
-        plots.traversal(images, shape, [1, 10, 100], [1, 2, 3]),
-        plots.sample_grid(images[0], shape, "A title of many words that has to be broken in two or even more lines"),
+        mosaics.reconstructions(*images[:2], shape, images[2]),
+        mosaics.interpolation(images, shape, title="A title of many words that has to be broken in two or more lines"),
+        mosaics.traversal(images, shape, [1, 10, 100], [1, 2, 3]),
+        mosaics.sample_grid(images[0], shape, "A title of many words that has to be broken in two or even more lines"),
     ):
         assert not overlaps(figure)
         assert max(figure.get_size_inches()) < 13
-    assert not overlaps(plots.manifold(np.ones((20, 20, size), np.float32), shape))
+    assert not overlaps(mosaics.manifold(np.ones((20, 20, size), np.float32), shape))
 
 
 def test_an_image_pixel_is_a_whole_number_of_figure_pixels():
-    figure = plots.reconstructions(*RNG.random((2, 10, 784)), (28, 28))
+    figure = mosaics.reconstructions(*RNG.random((2, 10, 784)), (28, 28))
     axes = figure.axes[0]
     box, canvas = axes.get_window_extent(), axes.images[0].get_array()
     assert box.width / canvas.shape[1] == pytest.approx(3) and box.height / canvas.shape[0] == pytest.approx(3)
@@ -390,9 +390,9 @@ def test_an_image_pixel_is_a_whole_number_of_figure_pixels():
 
 def test_limits():
     images = np.array([[-10.0, 0, 5, 10, 20, 10]])
-    drawn = tiles(plots.sample_grid(images, (2, 3), "limits", limits=(0, 10)), 2, 3)[0, 0, :, :, 0]
+    drawn = tiles(mosaics.sample_grid(images, (2, 3), "limits", limits=(0, 10)), 2, 3)[0, 0, :, :, 0]
     np.testing.assert_array_equal(drawn.ravel(), [0, 0, 0.5, 1, 1, 1])
-    assert (tiles(plots.sample_grid(images, (2, 3), "none", limits=(3, 3)), 2, 3) == 0).all()
+    assert (tiles(mosaics.sample_grid(images, (2, 3), "none", limits=(3, 3)), 2, 3) == 0).all()
 
 
 @pytest.mark.parametrize("shape", [(2, 3), (1, 2, 3)])
@@ -400,22 +400,22 @@ def test_limits():
 def test_pixels_that_are_not_finite_are_seen(shape, value, tmp_path):
     images = np.full((1, 6), 0.5, np.float32)
     images[0, 0] = value
-    figure = plots.sample_grid(images, shape, "broken")
+    figure = mosaics.sample_grid(images, shape, "broken")
     drawn = figure.axes[0].images[0].get_array()
-    np.testing.assert_allclose(drawn[0, 0], to_rgb(plots.ALARM), rtol=1e-6)
+    np.testing.assert_allclose(drawn[0, 0], to_rgb(mosaics.ALARM), rtol=1e-6)
     assert (drawn[0, 1] == 0.5).all()
     assert png(figure, tmp_path)
 
 
 def test_images_of_a_wrong_shape():
     with pytest.raises(InputError, match="shape must be"):
-        plots.sample_grid(np.ones((2, 6)), (4, 4), "")
+        mosaics.sample_grid(np.ones((2, 6)), (4, 4), "")
     with pytest.raises(InputError, match=r"\(n, D\)"):
-        plots.sample_grid(np.ones(6), (2, 3), "")
+        mosaics.sample_grid(np.ones(6), (2, 3), "")
     with pytest.raises(InputError, match="columns"):
-        plots.interpolation(np.ones((2, 6)), (2, 3))
+        mosaics.interpolation(np.ones((2, 6)), (2, 3))
     with pytest.raises(InputError, match="not empty"):
-        plots.sample_grid(np.ones((0, 6)), (2, 3), "")
+        mosaics.sample_grid(np.ones((0, 6)), (2, 3), "")
 
 
 # ── A run ────────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -568,7 +568,7 @@ assert "matplotlib" not in sys.modules
 figures = {{
     "rates": plots.rate_per_latent([1.0]),
     "codes": plots.code_scatter(np.eye(3), [0, 1, 2]),
-    "samples": plots.sample_grid(np.eye(4), (2, 2), "title"),
+    "samples": mosaics.sample_grid(np.eye(4), (2, 2), "title"),
 }}
 plots.save(figures, __import__("pathlib").Path({str(tmp_path)!r}))
 assert "matplotlib.pyplot" not in sys.modules
