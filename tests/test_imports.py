@@ -24,7 +24,6 @@ PARTS = (  # a module may import those on lines above its own
     "evaluation",
     "training",
     "mosaics",
-    "mosaics",
     "plots",
     "cli",
     "__main__",

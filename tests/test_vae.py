@@ -94,16 +94,15 @@ def by_intermediate(ws, batch, name):
     return exact
 
 
-def check_gradients(ws, batch, intermediates=True, apart=("log_w",)):
+def check_gradients(ws, batch, apart=("log_w",)):
     """Every derivative that `ws` computes, but dacts of the names in `apart`: ops that write them also read them."""
     fresh_gradients(ws, batch)
     exact = carve(ws.model.params(), by_parameters(ws, batch))
     for (name, gradient), (_, expected) in zip(leaves(ws.grads), leaves(exact), strict=True):
         assert error(gradient, expected) <= 1e-12, name
-    if intermediates:
-        for name, gradient in leaves(ws.dacts):
-            if name not in apart:
-                assert error(gradient, by_intermediate(ws, batch, name)) <= 1e-12, f"dacts.{name}"
+    for name, gradient in leaves(ws.dacts):
+        if name not in apart:
+            assert error(gradient, by_intermediate(ws, batch, name)) <= 1e-12, f"dacts.{name}"
 
 
 class Trial(NamedTuple):
@@ -154,7 +153,7 @@ CHOSEN = {  # each combination with another activation and depth
 @pytest.mark.parametrize("likelihood, bound, samples", SWEEP)
 def test_gradients(likelihood, bound, samples, backend):
     drawn = vae_trial(likelihood, bound, samples, *CHOSEN[likelihood, bound, samples])
-    check_gradients(drawn.workspace(backend), drawn.batch, intermediates=backend == "reference")
+    check_gradients(drawn.workspace(backend), drawn.batch)
 
 
 @pytest.mark.parametrize("bound", ["elbo", "iwae"])
@@ -298,19 +297,23 @@ def digits():
     return datasets.load("mnist-small", rows=64).train.images
 
 
-@pytest.mark.parametrize("bound", [ELBO(), ELBO(0.1), IWAE()], ids=["elbo", "free bits", "iwae"])
+@pytest.mark.parametrize("bound", ["elbo", "free bits", "iwae"])
 @pytest.mark.parametrize("likelihood", LIKELIHOODS)
 def test_float32_jit_gradient_is_the_float64_reference(digits, likelihood, bound):
     """On real digits, at the size of a real model; the parameters are a start of training, noise in the biases."""
     rows, hidden, samples = (2, 10, 2) if config.DISABLE_JIT else (64, 100, 5)
-    samples = samples if bound == IWAE() else 1
-    model = VAE(784, (hidden,), 20, "relu", LIKELIHOODS[likelihood], bound)
+    samples = samples if bound == "iwae" else 1
+    model = VAE(784, (hidden,), 20, "relu", LIKELIHOODS[likelihood], IWAE() if bound == "iwae" else ELBO())
     narrow = Workspace(model, rows, samples, "float32", "jit", seed=3)
     model.initialize_from(narrow.params, digits)
     rng = rng_of("float32", likelihood)
     for name, view in leaves(narrow.params):
         if name.endswith("b"):
             view += 0.1 * rng.standard_normal(view.shape, np.float32)
+    if bound == "free bits":  # that half of the latents fall below
+        narrow.forward(digits[:rows])
+        model = dataclasses.replace(model, bound=ELBO(float(np.median(narrow.acts.rate.mean(axis=(0, 1))))))
+        narrow = Workspace(model, rows, samples, "float32", "jit", theta=narrow.theta)
     exact = Workspace(model, rows, samples, "float64", "reference", theta=narrow.theta.astype(np.float64))
     eps = rng.standard_normal(model.noise(rows, samples), np.float32)
     losses = []
@@ -318,12 +321,11 @@ def test_float32_jit_gradient_is_the_float64_reference(digits, likelihood, bound
         losses.append(ws.forward(digits[:rows], eps=eps))
         fresh_gradients(ws, Batch(digits[:rows], None, eps, 1.0))
     assert losses[0] == pytest.approx(losses[1], rel=1e-6)
-    if bound == ELBO(0.1):
-        below = exact.acts.rate.mean(axis=(0, 1)) < 0.1
-        assert below.any() and not below.all()
+    if bound == "free bits":
+        assert (exact.dacts.rate[0, 0] == 0).sum() == 10
     assert narrow.dtheta.dtype == np.float32
     off = np.linalg.norm(narrow.dtheta - exact.dtheta) / np.linalg.norm(exact.dtheta)
-    assert off <= (5e-5 if bound == IWAE() else 1e-5)
+    assert off <= (5e-5 if bound == "iwae" else 1e-5)
 
 
 # ── Identities ───────────────────────────────────────────────────────────────────────────────────────────────────
