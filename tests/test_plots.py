@@ -563,6 +563,7 @@ def test_nobody_waits_for_matplotlib(tmp_path):
     code = f"""
 import sys
 import numpy as np
+import npvae.mosaics as mosaics
 import npvae.plots as plots
 assert "matplotlib" not in sys.modules
 figures = {{
