@@ -100,7 +100,7 @@ class Autoencoder:
         """There is none."""
 
     def encode(self, ops: Any, p: Params, x: Array, a: Acts) -> Array:
-        """X (B,D) -> code (B,Z)."""
+        """x (B,D) -> code (B,Z)."""
         return self.encoder.forward(ops, p.encoder, x, a.encoder)
 
     def decode(self, ops: Any, p: Params, z: Array, a: Acts) -> Array:
@@ -160,7 +160,7 @@ class LinearAutoencoder:
         """There is none."""
 
     def encode(self, ops: Any, p: LinearParams, x: Array, a: LinearActs) -> Array:
-        """X (B,D) -> code (B,Z)."""
+        """x (B,D) -> code (B,Z)."""
         z: Array = np.matmul(x, p.W, out=a.z)
         return z
 

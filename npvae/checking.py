@@ -17,7 +17,7 @@ from npvae.noise import Purpose, stream
 from npvae.workspace import Workspace
 
 STEP = 1e-30
-TOLERANCE = 1e-9  # of the complex step; a wrong formula is off by 1e-3 or more, a right one by 1e-13
+TOLERANCE = 1e-11  # of the complex step: a right formula is off by 1e-15, a wrong one by 1e-3 or more
 
 
 class TensorCheck(NamedTuple):

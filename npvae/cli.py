@@ -8,9 +8,11 @@ import os
 import platform
 import signal
 import sys
+import threading
 from collections.abc import Callable
 from importlib.metadata import version
 from pathlib import Path
+from types import FrameType
 from typing import Any
 
 import numpy as np
@@ -56,14 +58,11 @@ def main(arguments: list[str] | None = None) -> int:
     """Run the command line and return its exit code: 0, 1 failed, 2 bad usage or input, 128 + signal."""
     options = parser().parse_args(arguments)
     command: Callable[[argparse.Namespace], None] = options.command
+    restore = hear_sigterm()
     try:
         command(options)
     except KeyboardInterrupt as stop:
-        # In the midst of training it is an Interrupted. While data is read or pictures are drawn it is not, but a run
-        # that has a folder can be taken up all the same.
-        run = options.out if command is train_command else options.run if command is resume_command else None
-        going_on = f". To go on: npvae resume {run}" if run and (Path(run) / CONFIG).exists() else ""
-        print(f"npvae: {str(stop) or 'interrupted'}{going_on}", file=sys.stderr)
+        print(f"npvae: {str(stop) or 'interrupted'}{going_on(options)}", file=sys.stderr)
         return 128 + (stop.number if isinstance(stop, Interrupted) else signal.SIGINT)
     except DivergenceError as error:
         print(f"npvae: {error}", file=sys.stderr)
@@ -71,9 +70,14 @@ def main(arguments: list[str] | None = None) -> int:
     except MemoryError as error:
         print(f"npvae: not enough memory: {error}. A smaller model or batch needs less", file=sys.stderr)
         return BAD_INPUT
-    except (InputError, OSError) as error:
+    except InputError as error:
         print(f"npvae: {error}", file=sys.stderr)
         return BAD_INPUT
+    except OSError as error:
+        print(f"npvae: {error}. What was written before is untouched{going_on(options)}", file=sys.stderr)
+        return BAD_INPUT
+    finally:
+        restore()
     return 0
 
 
@@ -81,28 +85,27 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def train_command(options: argparse.Namespace) -> None:
-    """Npvae train."""
+    """npvae train."""
     data = datasets.load(options.data, rescale=options.rescale, rows=options.rows)
     named = {name: getattr(options, name) for name in ("latent", *OPTIONS["vae"])}
     model = make_model(options.model, data.train.images.shape[1], **named)
     settings = {name: getattr(options, name) for name in Settings.__dataclass_fields__ if hasattr(options, name)}
-    origin = {"source": options.data, "rows": options.rows, "rescale": options.rescale}
     options.out = options.out or free_folder()
-    run = train(model, data, origin=origin, **settings, out=options.out)
+    run = train(model, data, out=options.out, **settings)
     finish(run, data, options.json)
 
 
 def resume_command(options: argparse.Namespace) -> None:
-    """Npvae resume."""
+    """npvae resume."""
     run = resume(options.run)
-    finish(run, data_of(run), options.json)
+    finish(run, run.dataset(), options.json)
 
 
 def finish(run: Run, data: Dataset, as_json: bool) -> None:
     """Draw the pictures and say what came out."""
     assert run.folder is not None
     drawn = plots.save(plots.figures(run, data), run.folder / FIGURES)
-    last = run.history[-1]
+    last = run.final
     if as_json:
         write_json({"run": str(run.folder), **last})
         return
@@ -119,7 +122,7 @@ def finish(run: Run, data: Dataset, as_json: bool) -> None:
 
 
 def sample_command(options: argparse.Namespace) -> None:
-    """Npvae sample."""
+    """npvae sample."""
     run = load(options.run)
     images = run.sample(options.n, options.seed)
     path = options.out or Path(options.run) / "samples.png"
@@ -128,11 +131,11 @@ def sample_command(options: argparse.Namespace) -> None:
 
 
 def reconstruct_command(options: argparse.Namespace) -> None:
-    """Npvae reconstruct."""
+    """npvae reconstruct."""
     run = load(options.run)
     data = data_of(run, options.data)
-    run.check(data.test.images)
-    originals = data.test.images[: check_whole("n", options.n)]
+    originals = first(data.test.images, options.n)
+    run.check(originals)
     seen = run.corrupt(originals)
     images = run.reconstruct(seen)
     shown = None if run.settings.corruption == "none" else seen
@@ -141,14 +144,12 @@ def reconstruct_command(options: argparse.Namespace) -> None:
 
 
 def evaluate_command(options: argparse.Namespace) -> None:
-    """Npvae evaluate."""
+    """npvae evaluate."""
     run = load(options.run)
     images = data_of(run, options.data).test.images
-    if options.images is not None and check_whole("images", options.images) > len(images):
-        raise InputError(f"there are {len(images)} test images, {options.images} were asked for")
-    images = images[: options.images]
-    progress = Progress(len(images))
-    result = evaluate(run, images, options.samples, lambda done, total: progress.update(done, "images"))
+    images = images if options.images is None else first(images, options.images)
+    progress = Progress(len(images), unit="images")
+    result = evaluate(run, images, options.samples, lambda done, total: progress.update(done, ""))
     progress.close()
     if options.json:
         write_json({"run": options.run, **result._asdict()})
@@ -158,7 +159,7 @@ def evaluate_command(options: argparse.Namespace) -> None:
         print(f"  squared error  {result.reconstruction:9.3f}")
         return
     print(
-        f"  -bound         {result.loss:9.3f} nats (beta 1, no free bits)\n"
+        f"  -ELBO          {result.loss:9.3f} nats\n"
         f"  reconstruction {result.reconstruction:9.3f} nats\n"
         f"  rate           {result.rate:9.3f} nats, {result.active_units} of {run.model.latent} latents active\n"
         f"  -log p(x)      {result.nll:9.3f} nats, {result.samples} importance samples; standard error "
@@ -167,21 +168,23 @@ def evaluate_command(options: argparse.Namespace) -> None:
 
 
 def plot_command(options: argparse.Namespace) -> None:
-    """Npvae plot."""
+    """npvae plot."""
     run = load(options.run)
-    for path in plots.save(plots.figures(run, data_of(run)), options.out or Path(options.run) / FIGURES):
+    for path in plots.save(plots.figures(run, run.dataset()), options.out or Path(options.run) / FIGURES):
         print(path)
 
 
 def info_command(options: argparse.Namespace) -> None:
-    """Npvae info."""
+    """npvae info."""
+    from npvae.ops.host import host  # Numba takes a while to import
+
     facts = {
         "npvae": version("npvae"),
         "python": platform.python_version(),
         **{name: version(name) for name in ("numpy", "numba", "matplotlib")},
         "platform": platform.platform(),
         "backend": default_backend(),
-        **machine(),
+        **host(),
         "data folder": os.environ.get("NPVAE_DATA_HOME", "not set (NPVAE_DATA_HOME)"),
         "cache folder": str(datasets.cache_folder()),
     }
@@ -191,14 +194,26 @@ def info_command(options: argparse.Namespace) -> None:
         print("\n".join(f"{name:<14}{fact}" for name, fact in facts.items()))
 
 
-def machine() -> dict[str, Any]:
-    """What compiled code runs on."""
-    from npvae.ops.host import host  # Numba takes a while to import
-
-    return host()
-
-
 # ── Helpers ──────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def going_on(options: argparse.Namespace) -> str:
+    """How to take up the run that a command was training, if it got so far as to have a folder."""
+    training = options.command in (train_command, resume_command)
+    folder = (options.out if options.command is train_command else options.run) if training else None
+    return f". To go on: npvae resume {folder}" if folder and (Path(folder) / CONFIG).exists() else ""
+
+
+def hear_sigterm() -> Callable[[], Any]:
+    """Make SIGTERM an exception, as SIGINT is one, and return what undoes that. While it trains, `fit` hears both."""
+    if threading.current_thread() is not threading.main_thread():
+        return lambda: None
+
+    def stop(number: int, frame: FrameType | None) -> None:
+        raise Interrupted(number)
+
+    before = signal.signal(signal.SIGTERM, stop)
+    return lambda: signal.signal(signal.SIGTERM, before or signal.SIG_DFL)
 
 
 def free_folder() -> Path:
@@ -209,11 +224,19 @@ def free_folder() -> Path:
     return Path("runs") / str(number)
 
 
-def data_of(run: Run, other: str | None = None) -> Dataset:
-    """The data that the run was trained on, or `other` treated in the same way."""
+def data_of(run: Run, other: str | None) -> Dataset:
+    """The data that the run was trained on, or `other`, rescaled if that was."""
     if other is None:
-        return datasets.load(run.data["source"], rescale=run.data["rescale"], rows=run.data["rows"])
-    return datasets.load(other, rescale=run.data["rescale"])
+        return run.dataset()
+    origin = run.data["origin"]
+    return datasets.load(other, rescale=origin is not None and origin["rescale"])
+
+
+def first(images: Any, n: int) -> Any:
+    """The first `n` of images (m, D); InputError if there are fewer."""
+    if check_whole("the number of images", n) > len(images):
+        raise InputError(f"there are {len(images)} test images, {n} were asked for")
+    return images[:n]
 
 
 def write_images(path: str | Path, images: Any, draw: Callable[[], Any]) -> None:
@@ -356,7 +379,7 @@ def add_train_options(train: argparse.ArgumentParser) -> None:
     steps.add_argument("--schedule", default=absent, metavar="NAME",
                        help="constant; step: a tenth after each third; cosine: down to 0 (constant)")  # fmt: skip
     steps.add_argument("--lr-warmup", default=absent, type=int, metavar="STEPS",
-                       help="steps over which the rate grows from 0 (0)")  # fmt: skip
+                       help="steps over which the rate grows to its value (0)")  # fmt: skip
     steps.add_argument("--clip", default=absent, type=float, metavar="X", help="largest gradient norm (none)")
     steps.add_argument("--patience", default=absent, type=int, metavar="N",
                        help="stop after N epochs without a better test loss, keep the best (never)")  # fmt: skip
@@ -370,8 +393,8 @@ def add_train_options(train: argparse.ArgumentParser) -> None:
 
 
 def widths(text: str) -> tuple[int, ...]:
-    """'400,200' -> (400, 200)."""
+    """'400,200' -> (400, 200), '' -> ()."""
     try:
-        return tuple(int(part) for part in text.split(",") if part.strip())
+        return tuple(int(part) for part in text.split(",")) if text else ()
     except ValueError:
         raise argparse.ArgumentTypeError(f"expected whole numbers such as 400,200, got {text!r}") from None

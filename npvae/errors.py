@@ -4,6 +4,7 @@ Everything here is raised once, at the public boundary. A message names the argu
 what came, and what to do; the command line prints it without a traceback.
 """
 
+import os
 from collections.abc import Collection
 from difflib import get_close_matches
 from numbers import Integral, Real
@@ -57,3 +58,18 @@ def check_real(what: str, value: object, least: float, below: float = float("inf
     bound = f"above {least}" if open_ else f"of at least {least}"
     limit = "" if below == float("inf") else f" and below {below}"
     raise InputError(f"{what} must be a number {bound}{limit}, got {value!r}")
+
+
+def check_memory(what: str, wanted: int) -> None:
+    """Raise InputError if `what` takes more bytes than this machine has: before any of them is asked for."""
+    held = physical_memory()
+    if wanted > held:
+        raise InputError(f"{what} needs {wanted / 2**30:.1f} GiB of memory, this machine has {held / 2**30:.1f}")
+
+
+def physical_memory() -> int:
+    """The machine's memory in bytes; where the system does not say, more than anything wants."""
+    try:
+        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    except (AttributeError, ValueError, OSError):
+        return 2**63

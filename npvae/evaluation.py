@@ -2,12 +2,12 @@
 
 import math
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
 from npvae import noise
-from npvae.bounds import IWAE
+from npvae.bounds import ELBO, IWAE, Bound
 from npvae.errors import check_whole
 from npvae.flat import Array
 from npvae.noise import Purpose, stream
@@ -19,11 +19,12 @@ ACTIVE = 0.01  # the variance of a code unit's mean above which it is in use (Bu
 
 
 class Evaluation(NamedTuple):
-    """Per image, in nats for a VAE. The last four are None for an autoencoder or where no samples were asked for.
+    """Per image, in nats for a VAE.
 
-    loss: minus the bound at beta 1, without free bits. nll: the estimate of -log p(x) from `samples` importance
-    samples, itself an upper bound in expectation. nll_se: its standard error across images. nll_se_image: the mean
-    over images of each estimate's own standard error, by the delta method.
+    loss: minus the bound at beta 1, without free bits, or the squared error. samples, nll, nll_se and nll_se_image
+    are None unless an estimate was made: nll is that of -log p(x) from `samples` importance samples, itself an upper
+    bound in expectation; nll_se its standard error across images, NaN for one image; nll_se_image the mean of each
+    image's own, NaN for one sample.
     """
 
     images: int
@@ -38,12 +39,10 @@ class Evaluation(NamedTuple):
 
 
 def measure(run: Run, ws: Workspace, images: Array) -> Evaluation:
-    """Loss and terms on images (n, D), binarised and corrupted as in training, all noise from a fixed seed."""
-    target = run.binarize(images)
-    seen = run.corrupt(target)
+    """Loss and terms that `ws` measures on images (n, D), as evaluated, all noise from a fixed seed."""
+    target, seen = _as_evaluated(run, images)
     totals = np.zeros(3)
-    for index, start in enumerate(range(0, len(images), ws.batch)):
-        rows = slice(start, start + ws.batch)
+    for index, rows in enumerate(_batches(len(images), ws.batch)):
         eps = draw_eps(ws, len(target[rows]), stream(run.seed, Purpose.EVALUATE_EPS, 0, index))
         loss = ws.forward(seen[rows], target[rows], eps)
         totals += len(target[rows]) * np.array([loss, ws.terms["reconstruction"], ws.terms["rate"]])
@@ -55,47 +54,68 @@ def measure(run: Run, ws: Workspace, images: Array) -> Evaluation:
 def evaluate(
     run: Run, images: Array, samples: int | None = 500, watch: Callable[[int, int], None] | None = None
 ) -> Evaluation:
-    """What `measure` says, and for a VAE the importance-weighted estimate of -log p(x) from `samples` samples.
+    """-ELBO and its terms, and the importance-weighted estimate of -log p(x) from `samples` samples per image.
 
-    images: (n, D), as loaded. The samples are streamed: memory does not grow with their number. `watch(done, total)`
-    hears of progress. InputError for images that the model's likelihood cannot take or of another size.
+    images: (n, D), as loaded; they are binarised and corrupted as in training, from the run's seed. An autoencoder
+    has no p(x): its loss is the squared error. The samples are streamed: memory does not grow with their number.
+    `watch(done, total)` hears of progress. InputError for what `Run.check` refuses.
 
     log p(x) = log E_q[w], w = p(x,z)/q(z|x), is estimated by log mean_k w_k (Burda et al. 2016, eq. 8). By the delta
-    method its variance is Var(w)/(K E[w]^2), estimated by sum w^2/(sum w)^2 - 1/K.
+    method its variance is Var(w)/(K E[w]^2), which the samples estimate as (sum w^2/(sum w)^2 - 1/K) K/(K - 1).
     """
     run.check(images)
-    plain = measure(run, run.ws, images)
-    if samples is None or not isinstance(run.model, VAE):
+    if not isinstance(run.model, VAE):
+        return measure(run, run.ws, images)
+    plain = measure(run, _workspace(run, run.ws.batch, run.ws.samples, ELBO()), images)
+    if samples is None:
         return plain
-    check_whole("samples", samples)
-    target = run.binarize(images)
-    seen = run.corrupt(target)
+    log_p, error = _importance(run, images, check_whole("samples", samples), watch)
+    across = float(log_p.std(ddof=1) / math.sqrt(len(log_p))) if len(log_p) > 1 else math.nan
+    return plain._replace(samples=samples, nll=float(-log_p.mean()), nll_se=across, nll_se_image=float(error.mean()))
+
+
+def _importance(
+    run: Run, images: Array, samples: int, watch: Callable[[int, int], None] | None
+) -> tuple[Array, Array]:
+    """The estimates of log p(x), (n,), and their standard errors, (n,): NaN for a single sample."""
+    target, seen = _as_evaluated(run, images)
     batch, chunk = min(100, len(images)), min(100, samples)
-    ws = Workspace(run.model.evaluation(IWAE()), batch, chunk, run.theta.dtype, run.settings.backend, theta=run.theta)
-    rest = samples % chunk  # the last, smaller chunk of samples
-    small = None
-    if rest:
-        small = Workspace(ws.model, batch, rest, run.theta.dtype, run.settings.backend, theta=run.theta)
+    # Chunks of samples, the last one smaller if need be; only sums of w and w^2 are kept, as logarithms.
+    parts = [_workspace(run, batch, chunk, IWAE())] * (samples // chunk)
+    parts += [_workspace(run, batch, samples % chunk, IWAE())] if samples % chunk else []
     log_p, variance = np.empty(len(images)), np.empty(len(images))
-    chunks = [ws] * (samples // chunk) + [small] * (rest > 0)
-    for start in range(0, len(images), batch):
-        rows = slice(start, min(start + batch, len(images)))
-        log_sum, log_sum_squares = np.full((2, rows.stop - start), -np.inf)
-        for index, part in enumerate(chunks):
-            assert part is not None
-            eps = draw_eps(part, rows.stop - start, stream(run.seed, Purpose.EVALUATE_EPS, 1 + start, index))
-            part.forward(seen[rows], target[rows], eps)
-            log_w = part.acts.log_w
+    for rows in _batches(len(images), batch):
+        count = len(target[rows])
+        log_sum, log_sum_squares = np.full((2, count), -np.inf)
+        for index, ws in enumerate(parts):
+            eps = draw_eps(ws, count, stream(run.seed, Purpose.EVALUATE_EPS, 1 + rows.start, index))
+            ws.forward(seen[rows], target[rows], eps)
+            log_w = ws.acts.log_w
             log_sum = np.logaddexp(log_sum, np.logaddexp.reduce(log_w, axis=1))
             log_sum_squares = np.logaddexp(log_sum_squares, np.logaddexp.reduce(2 * log_w, axis=1))
         log_p[rows] = log_sum - math.log(samples)
-        variance[rows] = np.maximum(np.exp(log_sum_squares - 2 * log_sum) - 1 / samples, 0)
+        spread = np.exp(log_sum_squares - 2 * log_sum) - 1 / samples  # at least 0, but for its rounding
+        variance[rows] = np.maximum(spread, 0) * samples / (samples - 1) if samples > 1 else math.nan
         if watch is not None:
-            watch(rows.stop, len(images))
-    spread = float(log_p.std(ddof=1) / math.sqrt(len(log_p))) if len(log_p) > 1 else math.nan
-    own = float(np.sqrt(variance).mean())
-    estimate: dict[str, Any] = {"samples": samples, "nll": float(-log_p.mean()), "nll_se": spread, "nll_se_image": own}
-    return plain._replace(**estimate)
+            watch(min(rows.stop, len(images)), len(images))
+    return log_p, np.sqrt(variance)
+
+
+def _as_evaluated(run: Run, images: Array) -> tuple[Array, Array]:
+    """What is to be reconstructed, and what the model sees of it."""
+    target = run.binarize(images)
+    return target, run.corrupt(target)
+
+
+def _workspace(run: Run, batch: int, samples: int, bound: Bound) -> Workspace:
+    """A workspace that measures the run's parameters by `bound`."""
+    assert isinstance(run.model, VAE)
+    model = run.model.evaluation(bound)
+    return Workspace(model, batch, samples, run.theta.dtype, run.settings.backend, theta=run.theta)
+
+
+def _batches(total: int, batch: int) -> list[slice]:
+    return [slice(start, start + batch) for start in range(0, total, batch)]
 
 
 def draw_eps(ws: Workspace, rows: int, rng: np.random.Generator) -> Array | None:

@@ -6,7 +6,7 @@ A likelihood is a description with this face; the five share no code, so there i
 * `outputs` is how many outputs of the decoder a pixel takes;
 * `forward` turns a.y (B,K,outputs*D) and target (B,D) into a.log_px, `backward` da.log_px into da.y and dp;
 * `mean` turns outputs (n, outputs*D) into E[x|z] (n, D), what a picture shows;
-* `check` raises InputError if images (n, D) have no such density.
+* `check` raises InputError if images (n, D) have no such density, `check_training` if it cannot be fitted to them.
 """
 
 from collections.abc import Callable
@@ -29,9 +29,34 @@ class Likelihood(Protocol):
     kept: Tree
     mean: Callable[[Array], Array]
 
-    def check(self, images: Array) -> None: ...  # noqa: D102
+    check: Callable[[Array], None]
+    check_training: Callable[[Array], None]
+
     def forward(self, ops: Any, p: Tree, target: Array, a: Tree) -> None: ...  # noqa: D102
     def backward(self, ops: Any, p: Tree, target: Array, a: Tree, dp: Tree, da: Tree) -> None: ...  # noqa: D102
+
+
+def any_images(images: Array) -> None:
+    """Every image has this density."""
+
+
+def in_unit_range(images: Array) -> None:
+    """Raise InputError if a pixel is outside [0, 1]."""
+    low, high = images.min(), images.max()
+    if low < 0 or high > 1:
+        raise InputError(
+            f"a Bernoulli likelihood needs pixels in [0, 1], these are in [{low:g}, {high:g}]: rescale them "
+            "(--rescale; in Python rescale=True when loading) or choose a Gaussian likelihood"
+        )
+
+
+def varied(images: Array) -> None:
+    """Raise InputError if the images are all the same."""
+    if (images == images[0]).all():
+        raise InputError(
+            f"all {len(images)} training images are the same: a learned sigma would shrink to 0 and the likelihood "
+            "grow without bound. Give images that differ, or a fixed sigma (likelihood 'gaussian')"
+        )
 
 
 class Spread(NamedTuple):
@@ -52,15 +77,8 @@ class Bernoulli:
     outputs = 1
     params = kept = ()
     mean = staticmethod(reference.sigmoid)
-
-    def check(self, images: Array) -> None:
-        """Raise InputError if a pixel is outside [0, 1]."""
-        low, high = images.min(), images.max()
-        if low < 0 or high > 1:
-            raise InputError(
-                f"a Bernoulli likelihood needs pixels in [0, 1], these are in [{low:g}, {high:g}]: rescale them "
-                "(--rescale; in Python rescale=True when loading) or choose a Gaussian likelihood"
-            )
+    check = staticmethod(in_unit_range)
+    check_training = staticmethod(any_images)
 
     def forward(self, ops: Any, p: Tree, target: Array, a: Tree) -> None:
         """a.y, target -> a.log_px."""
@@ -81,12 +99,11 @@ class Gaussian:
     outputs = 1
     params = kept = ()
     mean = staticmethod(np.asarray)
+    check = staticmethod(any_images)
+    check_training = staticmethod(any_images)
 
     def __post_init__(self) -> None:
         check_real("sigma", self.sigma, 0.0, open_=True)
-
-    def check(self, images: Array) -> None:
-        """Any finite images will do."""
 
     def forward(self, ops: Any, p: Tree, target: Array, a: Tree) -> None:
         """a.y, target -> a.log_px."""
@@ -110,10 +127,8 @@ class GaussianLearned:
     params = Spread(Shape((1,)))
     kept = ()
     mean = staticmethod(np.asarray)
-
-    def check(self, images: Array) -> None:
-        """Raise InputError if the images are all the same."""
-        _check_varied(self.name, images)
+    check = staticmethod(any_images)
+    check_training = staticmethod(varied)
 
     def forward(self, ops: Any, p: Tree, target: Array, a: Tree) -> None:
         """a.y, target -> a.log_px."""
@@ -138,10 +153,8 @@ class GaussianOptimal:
     params = Spread(Shape((1,)))
     kept = Spread(Shape((1,), wide=True))
     mean = staticmethod(np.asarray)
-
-    def check(self, images: Array) -> None:
-        """Raise InputError if the images are all the same."""
-        _check_varied(self.name, images)
+    check = staticmethod(any_images)
+    check_training = staticmethod(varied)
 
     def forward(self, ops: Any, p: Tree, target: Array, a: Tree) -> None:
         """a.y, target -> a.log_px, a.likelihood.logvar."""
@@ -170,14 +183,12 @@ class GaussianPixel:
     name = "gaussian-pixel"
     outputs = 2
     params = kept = ()
+    check = staticmethod(any_images)
+    check_training = staticmethod(varied)
 
     def mean(self, y: Array) -> Array:
         """The first half of the outputs."""
         return reference.halves(y)[0]
-
-    def check(self, images: Array) -> None:
-        """Raise InputError if the images are all the same."""
-        _check_varied(self.name, images)
 
     def forward(self, ops: Any, p: Tree, target: Array, a: Tree) -> None:
         """a.y, target -> a.log_px."""
@@ -186,14 +197,6 @@ class GaussianPixel:
     def backward(self, ops: Any, p: Tree, target: Array, a: Tree, dp: Tree, da: Tree) -> None:
         """da.log_px -> da.y."""
         ops.gaussian_pixel_backward(da.log_px, a.y, target, out=da.y)
-
-
-def _check_varied(name: str, images: Array) -> None:
-    if (images == images[0]).all():
-        raise InputError(
-            f"all {len(images)} images are the same: under {name} sigma would shrink to 0 and the likelihood grow "
-            "without bound. Give images that differ, or a fixed sigma (likelihood 'gaussian')"
-        )
 
 
 KINDS: tuple[type[Any], ...] = (Bernoulli, Gaussian, GaussianLearned, GaussianOptimal, GaussianPixel)

@@ -10,7 +10,7 @@ from npvae.errors import InputError, check_choice, check_whole
 from npvae.flat import Array, Shape, Tree
 from npvae.ops import reference
 
-# What a model's `activation` may be, and the variance of the initial weights times fan-in that goes with it.
+# What a model's `activation` may be, and the number by which ops know it.
 ACTIVATIONS = {
     "identity": reference.IDENTITY,
     "relu": reference.RELU,
@@ -58,7 +58,7 @@ class MLP:
         return [ACTIVATIONS[self.activation]] * hidden + [reference.IDENTITY]
 
     def forward(self, ops: Any, p: Tree, x: Array, h: Tree) -> Array:
-        """X (rows, in) -> h[-1] (rows, out); every layer's output is left in h."""
+        """x (rows, in) -> h[-1] (rows, out); every layer's output is left in h."""
         for layer, act, y in zip(p, self.codes(), h, strict=True):
             x = ops.dense_forward(x, layer.W, layer.b, act, out=y)
         return x

@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from npvae.errors import check_choice, check_real, check_whole
+from npvae.errors import InputError, check_choice, check_real, check_whole
 from npvae.flat import Array, leaves
 from npvae.workspace import Workspace
 
@@ -32,6 +32,7 @@ def step_decay(rate: float, every: int, factor: float = 0.1) -> Schedule:
     >>> [step_decay(1.0, every=2, factor=0.5)(step) for step in range(5)]
     [1.0, 1.0, 0.5, 0.5, 0.25]
     """
+    check_whole("every", every)
     return lambda step: rate * factor ** (step // every)
 
 
@@ -41,6 +42,7 @@ def cosine(rate: float, steps: int, final: float = 0.0) -> Schedule:
     >>> [round(cosine(1.0, steps=4)(step), 3) for step in range(6)]
     [1.0, 0.854, 0.5, 0.146, 0.0, 0.0]
     """
+    check_whole("steps", steps)
     return lambda step: final + (rate - final) * (1 + math.cos(math.pi * min(step / steps, 1))) / 2
 
 
@@ -160,6 +162,8 @@ def check_clip(clip: float | None) -> float | None:
 
 def clip_scale(ws: Workspace, clip: float | None) -> float:
     """The factor that brings |dtheta| down to `clip`: 1 where there is no limit or the gradient keeps it."""
+    if not hasattr(ws, "dtheta"):
+        raise InputError("an optimiser steps along ws.dtheta: call ws.forward and ws.backward first")
     if clip is None:
         return 1.0
     norm = ws.ops.global_norm(ws.dtheta)

@@ -5,10 +5,13 @@ import time
 
 
 class Progress:
-    """Rate and time left of `total` steps. Nothing is written unless stderr is a terminal, or `watched` says so."""
+    """Rate and time left of `total` steps, or whatever the unit is.
 
-    def __init__(self, total: int, done: int = 0, watched: bool | None = None) -> None:
-        self.total, self.first = total, done
+    Nothing is written unless stderr is a terminal, or `watched` says so.
+    """
+
+    def __init__(self, total: int, done: int = 0, watched: bool | None = None, unit: str = "steps") -> None:
+        self.total, self.first, self.unit = total, done, unit
         self.watched = sys.stderr.isatty() if watched is None else watched
         self.start = self.last = time.monotonic()
 
@@ -21,7 +24,7 @@ class Progress:
         rate = (done - self.first) / max(now - self.start, 1e-9)
         left = (self.total - done) / rate if rate else float("inf")
         filled = "█" * (20 * done // self.total)
-        line = f"\r{filled:░<20} {100 * done // self.total:3d} %  {rate:.0f} steps/s  {clock(left)} left  {text}"
+        line = f"\r{filled:░<20} {100 * done // self.total:3d} %  {rate:.0f} {self.unit}/s  {clock(left)} left  {text}"
         sys.stderr.write(line[:160] + "\x1b[K")
         sys.stderr.flush()
 

@@ -7,10 +7,12 @@ figures/                the pictures
 """
 
 import csv
+import hashlib
 import io
 import json
+import math
 import platform
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from os import PathLike
 from pathlib import Path
@@ -18,10 +20,11 @@ from typing import Any
 
 import numpy as np
 
-from npvae import noise
+from npvae import datasets, noise
 from npvae.checkpoint import load_tensors, write_atomically
+from npvae.datasets import Dataset, Origin
 from npvae.errors import InputError, check_choice, check_real, check_whole
-from npvae.flat import Array
+from npvae.flat import Array, sizes
 from npvae.models import describe, make_model
 from npvae.noise import Purpose, stream
 from npvae.ops import BACKENDS, default_backend
@@ -45,7 +48,8 @@ class Settings:
     gradient norm). beta: weight of the rate, reached linearly after `warmup` epochs. samples: K per image.
     binarize: "dynamic" (redrawn every pass), "static" (once, by the seed) or "none". corruption ("none", "masking",
     "gaussian", "salt-and-pepper") of the input at corruption_level; the target stays clean. patience: stop after so
-    many epochs without a better test loss, and keep the best. seed, backend, dtype: see Workspace.
+    many epochs without a better test loss, which is at beta 1 and without free bits, and keep the best. seed, backend,
+    dtype: see Workspace.
     """
 
     epochs: int = 40
@@ -114,8 +118,8 @@ class Settings:
 class Run:
     """A model with its parameters, its settings and its history; `folder` is None for a run kept in memory alone.
 
-    theta: the parameters as a vector. history: a dict per epoch, keyed by COLUMNS. data: where the images came from,
-    {"source", "rows", "rescale", "shape", "digest"}. ws: a workspace that measures, on the same parameters.
+    theta: the parameters as a vector. history: a dict per epoch, keyed by COLUMNS. data: what it was trained on,
+    {"origin", "shape", "digest"}, see `datasets.Dataset`. ws: a workspace that measures, on the same parameters.
     """
 
     def __init__(
@@ -138,7 +142,8 @@ class Run:
         return self.settings.seed
 
     def encode(self, x: Array) -> Array:
-        """X (n, D) -> codes (n, Z), for a VAE the posterior means."""
+        """x (n, D) -> codes (n, Z), for a VAE the posterior means. InputError for what `check` refuses."""
+        self.check(x)
         return self.ws.encode(x)
 
     def decode(self, z: Array) -> Array:
@@ -146,11 +151,11 @@ class Run:
         return self.ws.decode(z)
 
     def reconstruct(self, x: Array) -> Array:
-        """X (n, D) -> what the decoder makes of its code, (n, D)."""
+        """x (n, D) -> what the decoder makes of its code, (n, D)."""
         return self.decode(self.encode(x))
 
     def sample(self, n: int, seed: int | None = None) -> Array:
-        """N images (n, D) from the prior: z ~ N(0, 1), decoded. InputError for an autoencoder, which has no prior."""
+        """n images (n, D) from the prior: z ~ N(0, 1), decoded. InputError for an autoencoder, which has no prior."""
         model = self._vae("sample")
         rng = stream(self.seed if seed is None else check_seed(seed), Purpose.SAMPLE)
         return self.decode(rng.standard_normal((check_whole("n", n), model.latent)))
@@ -158,6 +163,7 @@ class Run:
     def rates(self, x: Array) -> Array:
         """KL(q(z|x) || p(z)) per latent, (Z,), in nats, averaged over x (n, D) as it is evaluated."""
         model = self._vae("the rate")
+        self.check(x)
         x = self.corrupt(self.binarize(x))
         total = np.zeros(model.latent)
         for start in range(0, len(x), self.ws.batch):
@@ -171,13 +177,15 @@ class Run:
         return noise.corrupt(rng, x, self.settings.corruption, self.settings.corruption_level or 0.0)
 
     def binarize(self, x: Array) -> Array:
-        """X (n, D) as it is evaluated: black and white, from a fixed seed, if the run was trained so."""
+        """x (n, D) as it is evaluated: black and white, from a fixed seed, if the run was trained so."""
         if self.settings.binarize == "none":
             return x
         return noise.binarize(stream(self.seed, Purpose.EVALUATE_BINARIZE), x)
 
     def check(self, images: Array) -> None:
         """Raise InputError unless images (n, D) are what this model was made for."""
+        if not isinstance(images, np.ndarray) or images.dtype.kind not in "fiub":
+            raise InputError(f"images must be an array of real numbers (n, {self.model.data}), got {images!r:.80}")
         if images.ndim != 2 or images.shape[1] != self.model.data or not len(images):
             raise InputError(f"the model takes images (n, {self.model.data}) with n of at least 1, got {images.shape}")
         if not np.isfinite(images).all():
@@ -187,6 +195,34 @@ class Run:
             self.model.p_x.check(images)
         if self.settings.binarize != "none" and (images.min() < 0 or images.max() > 1):
             raise InputError("binarisation needs pixels in [0, 1]: rescale them (--rescale) or say binarize 'none'")
+
+    def dataset(self, data: Dataset | str | PathLike[str] | None = None) -> Dataset:
+        """What the run was trained on, loaded again from where it came, or as given.
+
+        InputError if it is no longer the same, or if it was made from arrays and is not given.
+        """
+        origin = self.data["origin"]
+        if data is None and origin is None:
+            raise InputError("the run was trained on arrays: give them again, as data=datasets.from_arrays(...)")
+        if data is None:
+            data = datasets.load(**origin)
+        elif not isinstance(data, Dataset):
+            data = datasets.load(**{**(origin or {}), "source": data})
+        if data.digest() != self.data["digest"]:
+            raise InputError(f"{data.name} does not hold the images that the run was trained on: give the same data")
+        return data
+
+    def fingerprint(self) -> Array:
+        """SHA-256 of the model's description, as 32 bytes: what ties a checkpoint to its model."""
+        text = json.dumps(describe(self.model), sort_keys=True)
+        return np.frombuffer(hashlib.sha256(text.encode()).digest(), np.uint8)
+
+    @property
+    def final(self) -> dict[str, float]:
+        """The metrics of the parameters that a finished run keeps: its last epoch's, or with patience its best's."""
+        if self.settings.patience is None:
+            return self.history[-1]
+        return min(self.history, key=lambda row: row["test_loss"])
 
     def _vae(self, what: str) -> VAE:
         if not isinstance(self.model, VAE):
@@ -226,7 +262,7 @@ def load(folder: str | PathLike[str]) -> Run:
     run = read_config(Path(folder))
     path = Path(folder) / CHECKPOINT
     tensors, _ = load_tensors(path)
-    adopt(run, tensors.get("theta"))
+    adopt(run, tensors)
     epoch = tensors.get("train.epoch")
     if epoch is None or epoch.shape != () or epoch.dtype != np.int64:
         raise InputError(f"{path} does not say how many epochs it has seen: restore it from a copy, or train again")
@@ -234,13 +270,13 @@ def load(folder: str | PathLike[str]) -> Run:
     return run
 
 
-def adopt(run: Run, theta: Array | None) -> None:
+def adopt(run: Run, tensors: dict[str, Array]) -> None:
     """Copy a checkpoint's theta into the run; InputError if it is not this model's."""
-    if theta is None or theta.shape != run.theta.shape or theta.dtype != run.theta.dtype:
-        came = "none" if theta is None else f"{theta.shape} of {theta.dtype}"
+    theta, mark = tensors.get("theta", np.empty(0)), tensors.get("model.sha256", np.empty(0))
+    if theta.shape != run.theta.shape or theta.dtype != run.theta.dtype or not np.array_equal(mark, run.fingerprint()):
         raise InputError(
-            f"{run.folder}/{CHECKPOINT} is the checkpoint of another model: {run.model!r} has theta "
-            f"{run.theta.shape} of {run.theta.dtype}, the file {came}. Put the two files of one run together again"
+            f"{run.folder}/{CHECKPOINT} is the checkpoint of another model than {CONFIG} describes, {run.model!r}: "
+            "put the files of one run together again"
         )
     run.theta[:] = theta
 
@@ -254,13 +290,15 @@ def read_config(folder: Path) -> Run:
         config = json.loads(path.read_text(encoding="utf-8"))
         options = dict(config["model"])
         model = make_model(options.pop("kind"), **options)
-        known = {field.name for field in fields(Settings)}
-        settings = Settings(**{name: value for name, value in config["settings"].items() if name in known})
-        data = {name: config["data"][name] for name in ("source", "rows", "rescale", "shape", "digest")}
-        settings = settings.completed(model)
+        settings = Settings(**config["settings"]).completed(model)
+        origin, shape, digest = (config["data"][name] for name in ("origin", "shape", "digest"))
+        shape = tuple(check_whole("shape", length) for length in shape)
+        if math.prod(shape) != model.data or not isinstance(digest, str):
+            raise InputError(f"shape {shape} is not that of {model.data} pixels, or the digest is no text")
+        data = {"origin": None if origin is None else Origin(**origin)._asdict(), "shape": shape, "digest": digest}
     except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
         raise InputError(f"{path} is not a configuration that npvae wrote: {error!r}") from error
-    theta = Workspace(model, 1, settings.samples or 1, settings.dtype, settings.backend, settings.seed).theta
+    theta = np.zeros(sizes(model.params())[0], settings.dtype)
     return Run(model, settings, data, theta, folder)
 
 

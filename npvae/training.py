@@ -4,7 +4,6 @@ All that a step depends on is in the checkpoint (parameters, moments, step, perm
 a function of (seed, epoch, step): the noise. So a resumed run ends with the same bits as one that never stopped.
 """
 
-import hashlib
 import math
 import signal
 import threading
@@ -22,7 +21,7 @@ from npvae import datasets, noise
 from npvae.checkpoint import expect_tensors, load_tensors, save_tensors
 from npvae.datasets import Dataset
 from npvae.errors import DivergenceError, InputError, check_choice
-from npvae.evaluation import measure
+from npvae.evaluation import draw_eps, measure
 from npvae.flat import Array
 from npvae.noise import Purpose, stream
 from npvae.optim import SGD, Adam, AdamW, Optimizer, RMSProp, make_schedule
@@ -35,11 +34,11 @@ Callback = Callable[[Run, dict[str, float]], None]
 
 
 class Interrupted(KeyboardInterrupt):  # it is what Ctrl-C raises, with the checkpoint written
-    """SIGINT or SIGTERM came while training; `number` says which. The run's folder, if any, holds the checkpoint."""
+    """SIGINT or SIGTERM came; `number` says which, `run` is what was being trained, its checkpoint written."""
 
-    def __init__(self, number: int, folder: Path | None) -> None:
-        super().__init__(f"training stopped by {signal.Signals(number).name}")
-        self.number, self.folder = number, folder
+    def __init__(self, number: int, run: Run | None = None) -> None:
+        super().__init__(f"stopped by {signal.Signals(number).name}")
+        self.number, self.run = number, run
 
 
 def train(
@@ -49,15 +48,13 @@ def train(
     out: str | PathLike[str] | None = None,
     callbacks: tuple[Callback, ...] = (),
     watched: bool | None = None,
-    origin: dict[str, Any] | None = None,
     **settings: Any,
 ) -> Run:
     """Train a model on images and return the run.
 
     data: a Dataset, or what `datasets.load` takes. out: the folder for the run, None to keep it in memory alone.
     callbacks: plain functions of (run, row of metrics), called after every epoch. watched: whether to show progress
-    on stderr, by default if that is a terminal. origin: what `datasets.load` was asked for a Dataset, {"source",
-    "rows", "rescale"}, so that `resume` can ask again. settings: see `runs.Settings`.
+    on stderr, by default if that is a terminal. settings: see `runs.Settings`.
 
     In metrics, train_loss is what was minimised, beta and free bits included, averaged over the epoch's steps;
     test_loss is minus the bound at beta 1 without free bits, with the data binarised and all noise from a fixed seed.
@@ -67,6 +64,10 @@ def train(
     """
     for name in settings:
         check_choice("setting", name, Settings.__dataclass_fields__)
+    if callable(callbacks):
+        raise InputError(f"callbacks must be a tuple of functions, got {callbacks!r}: write ({callbacks!r},)")
+    if out is not None and not str(out):
+        raise InputError("out must name a folder, got ''")
     folder = None if out is None else Path(out)
     if folder is not None and any((folder / name).exists() for name in (CONFIG, METRICS, CHECKPOINT)):
         raise InputError(
@@ -74,47 +75,47 @@ def train(
         )
     images = data if isinstance(data, Dataset) else datasets.load(data)
     completed = Settings(**settings).completed(model)
-    origin = {"source": images.name, "rows": None, "rescale": False} if origin is None else origin
     ws = Workspace(
         model, completed.batch, completed.samples or 1, completed.dtype, completed.backend, completed.seed
     )
-    kept = {**origin, "shape": images.shape, "digest": digest(images)}
+    origin = None if images.origin is None else images.origin._asdict()
+    kept = {"origin": origin, "shape": images.shape, "digest": images.digest()}
     run = Run(model, completed, kept, ws.theta, folder)
     run.check(images.train.images)
     run.check(images.test.images)
+    if isinstance(model, VAE):
+        model.p_x.check_training(images.train.images)
+        model.initialize_from(ws.params, images.train.images)
     trainer = Trainer(run, ws, images)
     if folder is not None:  # not before all is checked: a refused training leaves no folder behind
-        folder.mkdir(parents=True, exist_ok=True)
+        _make_folder(folder)
+        trainer.save()  # before the configuration: a run that has one can be resumed
         run.write_config()
-    trainer.save()
     trainer.fit(callbacks, watched)
     return run
 
 
 def resume(
     folder: str | PathLike[str],
-    data: Dataset | None = None,
+    data: Dataset | str | PathLike[str] | None = None,
     *,
     callbacks: tuple[Callback, ...] = (),
     watched: bool | None = None,
 ) -> Run:
     """Go on with the run in a folder from its last checkpoint to its last epoch, and return it.
 
-    data: the Dataset the run was made with, if it cannot be loaded again by its name or path. Raises InputError if
+    data: what the run was trained on, if it is not where it was, or was made from arrays. Raises InputError if
     there is no run, if its files are damaged or not of one run, or if the data is not what it was; otherwise as
     `train`.
     """
     run = read_config(Path(folder))
-    images = data or datasets.load(run.data["source"], rows=run.data["rows"], rescale=run.data["rescale"])
-    if digest(images) != run.data["digest"]:
-        raise InputError(f"{folder} was trained on other images than {images.name} holds now: give the same data")
+    images = run.dataset(data)
     settings = run.settings
     ws = Workspace(
         run.model, settings.batch, settings.samples or 1, settings.dtype, settings.backend, theta=run.theta
     )
     trainer = Trainer(run, ws, images)
-    if (Path(folder) / CHECKPOINT).exists():
-        trainer.restore()
+    trainer.restore()
     trainer.fit(callbacks, watched)
     return run
 
@@ -131,10 +132,7 @@ class Trainer:
             self.images = noise.binarize(stream(run.seed, Purpose.STATIC_BINARIZE), images)
         self.steps_per_epoch = math.ceil(len(images) / settings.batch)
         self.total = settings.epochs * self.steps_per_epoch
-        if isinstance(run.model, VAE):
-            run.model.initialize_from(ws.params, images)
         self.optimizer = _make_optimizer(ws, settings, self.total)
-        self.eps = noise_buffer(ws)
         self.epoch = 0  # epochs completed
         self.cursor = 0  # rows of the current epoch that are done
         self.permutation = np.arange(len(images))
@@ -183,9 +181,7 @@ class Trainer:
             if settings.corruption != "none":
                 rng = stream(seed, Purpose.CORRUPT, self.epoch, step)
                 x = noise.corrupt(rng, target, settings.corruption, settings.corruption_level or 0.0)
-            eps = None
-            if self.eps is not None:
-                eps = noise.normal(stream(seed, Purpose.EPS, self.epoch, step), self.eps[: len(index)])
+            eps = draw_eps(ws, len(index), stream(seed, Purpose.EPS, self.epoch, step))
             loss = ws.forward(x, None if x is target else target, eps, self._beta(step))
             terms = ws.terms
             if not math.isfinite(loss.real):
@@ -236,13 +232,14 @@ class Trainer:
 
     def _interrupt(self, caught: list[int]) -> None:
         self.save()
-        raise Interrupted(caught[0], self.run.folder)
+        raise Interrupted(caught[0], self.run)
 
     def _diverged(self, step: int, loss: float, terms: dict[str, float]) -> None:
         kept = "" if self.run.folder is None else f" The last good checkpoint is kept in {self.run.folder}."
         raise DivergenceError(
             f"the loss became {loss} at step {step} (epoch {self.epoch + 1}): reconstruction "
-            f"{terms['reconstruction']}, rate {terms['rate']}.{kept} A smaller lr, or clip=1, may keep it finite"
+            f"{terms['reconstruction']}, rate {terms['rate']}.{kept} Train again under another name, with a smaller lr "
+            "or with clip=1"
         )
 
     # ── The checkpoint ───────────────────────────────────────────────────────────────────────────────────────────
@@ -251,6 +248,7 @@ class Trainer:
         """All the state, as named arrays; the vectors are the live ones."""
         return {
             "theta": self.ws.theta,
+            "model.sha256": self.run.fingerprint(),
             **{f"optimizer.{name}": vector for name, vector in self.optimizer.state.items()},
             "optimizer.steps": np.array(self.optimizer.steps, np.int64),
             "train.epoch": np.array(self.epoch, np.int64),
@@ -263,7 +261,9 @@ class Trainer:
         }
 
     def save(self) -> None:
-        """Write the checkpoint, where the run has a folder."""
+        """Write the checkpoint, where the run has a folder; DivergenceError instead of one that is not finite."""
+        if not np.isfinite(self.ws.theta).all():
+            self._diverged(self.optimizer.steps, math.nan, self.ws.terms)
         if self.run.folder is not None:
             save_tensors(self.run.folder / CHECKPOINT, self._tensors(), {"seconds": repr(self.seconds)})
 
@@ -272,7 +272,7 @@ class Trainer:
         assert self.run.folder is not None
         path = self.run.folder / CHECKPOINT
         tensors, metadata = load_tensors(path)
-        adopt(self.run, tensors.get("theta"))
+        adopt(self.run, tensors)
         expect_tensors(path, tensors, {name: (a.shape, a.dtype) for name, a in self._tensors().items()})
         for name, vector in self.optimizer.state.items():
             vector[:] = tensors[f"optimizer.{name}"]
@@ -312,24 +312,9 @@ def describe_row(row: dict[str, float], epochs: int) -> str:
     )
 
 
-def digest(data: Dataset) -> str:
-    """SHA-256 of the images, training then test."""
-    sha = hashlib.sha256()
-    for split in (data.train, data.test):
-        sha.update(np.array(split.images.shape, "<i8").tobytes())
-        sha.update(np.ascontiguousarray(split.images, "<f4").data)
-    return sha.hexdigest()
-
-
-def noise_buffer(ws: Workspace) -> Array | None:
-    """Room for one step's eps, or None for a model without noise."""
-    shape = ws.model.noise(ws.batch, ws.samples)
-    return None if shape is None else np.empty(shape, ws.dtype)
-
-
 @contextmanager
 def signals() -> Iterator[list[int]]:
-    """Collect SIGINT and SIGTERM in a list instead of dying of them; a second one is raised at once.
+    """Collect SIGINT and SIGTERM in a list instead of dying of them; a second one raises Interrupted at once.
 
     Only the main thread of a program hears signals: elsewhere the list stays empty.
     """
@@ -337,7 +322,7 @@ def signals() -> Iterator[list[int]]:
 
     def catch(number: int, frame: FrameType | None) -> None:
         if caught:
-            raise KeyboardInterrupt
+            raise Interrupted(number)
         caught.append(number)
 
     if threading.current_thread() is not threading.main_thread():
@@ -348,7 +333,14 @@ def signals() -> Iterator[list[int]]:
         yield caught
     finally:
         for number, handler in before.items():
-            signal.signal(number, handler)
+            signal.signal(number, handler or signal.SIG_DFL)  # None: a handler that was not Python's
+
+
+def _make_folder(folder: Path) -> None:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except (FileExistsError, NotADirectoryError) as error:
+        raise InputError(f"out must be a folder: {folder} cannot be made, a file is in its place") from error
 
 
 def _make_optimizer(ws: Workspace, settings: Settings, total: int) -> Optimizer:

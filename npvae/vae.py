@@ -170,11 +170,11 @@ gaussian-optimal, gaussian-pixel. Did you mean 'bernoulli'?
         return terms(a.log_px, a.rate)
 
     def encode(self, ops: Any, p: Params, x: Array, a: Acts) -> Array:
-        """X (B,D) -> mu (B,Z), the posterior mean."""
+        """x (B,D) -> mu (B,Z), the posterior mean."""
         return self.encoder.forward(ops, p.encoder, x, a.encoder)[:, : self.latent]
 
     def decode(self, ops: Any, p: Params, z: Array, a: Acts) -> Array:
-        """Z (B,Z) -> E[x|z] (B,D)."""
+        """z (B,Z) -> E[x|z] (B,D)."""
         return self.p_x.mean(self.decoder.forward(ops, p.decoder, z, [h[: len(z)] for h in a.decoder]))
 
     def initialize(self, p: Params, rng: np.random.Generator) -> None:

@@ -1,8 +1,8 @@
 """Workspace: the numbers of a model - one flat buffer per role - with its backend and its noise."""
 
 import math
-import os
 from collections.abc import Iterator
+from numbers import Real
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -10,7 +10,7 @@ import numpy.typing as npt
 
 from npvae import noise
 from npvae.autoencoder import Autoencoder, LinearAutoencoder
-from npvae.errors import InputError, check_choice, check_whole
+from npvae.errors import InputError, check_choice, check_memory, check_whole
 from npvae.flat import Array, Tree, carve, sizes
 from npvae.ops import default_backend, load_backend
 from npvae.ops.reference import wide
@@ -66,7 +66,7 @@ class Workspace:
         self.batch = check_whole("batch", batch)
         self.samples = check_whole("samples", samples)
         self.seed = check_seed(seed)
-        self.dtype = np.dtype(check_choice("dtype", np.dtype(dtype).name, DTYPES))
+        self.dtype = np.dtype(check_choice("dtype", _dtype_name(dtype), DTYPES))
         if samples != 1 and model.noise(batch, samples) is None:
             raise InputError(f"samples must be 1: {type(model).__name__} draws none, got {samples}")
         if backend is None:
@@ -114,6 +114,8 @@ class Workspace:
         """
         rows = self._rows("x", x)
         acts, x_view, target_view, eps_view = self._views_of(rows)
+        if not isinstance(beta, Real):
+            raise InputError(f"beta must be a number, got {beta!r}")
         if target is not None and self._rows("target", target) != rows:
             raise InputError(f"target must have as many rows as x, {rows}, got {len(target)}")
         if eps_view is None and (eps is not None or beta != 1.0):
@@ -154,7 +156,7 @@ class Workspace:
     # ── Around the pass ──────────────────────────────────────────────────────────────────────────────────────────
 
     def encode(self, x: Array) -> Array:
-        """X (n, D) -> codes (n, Z), for a VAE the posterior means; any n. Overwrites `acts`."""
+        """x (n, D) -> codes (n, Z), for a VAE the posterior means; any n. Overwrites `acts`."""
         parts = self._parts("x", x, self.model.data)
         codes = [self.model.encode(self.ops, self.params, part, acts).copy() for part, acts in parts]
         return np.concatenate(codes or [np.empty((0, self.model.latent), self.dtype)])
@@ -219,20 +221,7 @@ class Workspace:
         # theta, dtheta and an optimiser's two moments; in and out of every activation; x and target.
         numbers = 4 * count + 2 * narrow + 2 * self.batch * self.model.data
         wanted = numbers * self.dtype.itemsize + 2 * wider * wide(self.dtype).itemsize
-        if wanted > physical_memory():
-            raise InputError(
-                f"{self.model!r} with batch {self.batch} and {self.samples} samples needs {wanted / 2**30:.1f} GiB to "
-                f"train, this machine has {physical_memory() / 2**30:.1f}: take fewer or narrower layers, a smaller "
-                "batch or fewer samples"
-            )
-
-
-def physical_memory() -> int:
-    """The machine's memory in bytes; where the system does not say, more than any buffer wants."""
-    try:
-        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    except (AttributeError, ValueError, OSError):
-        return 2**63
+        check_memory(f"training {self.model!r} with batch {self.batch} and {self.samples} samples", wanted)
 
 
 def check_seed(seed: object) -> int:
@@ -241,6 +230,14 @@ def check_seed(seed: object) -> int:
     if number >= 2**64:
         raise InputError(f"seed must be below 2^64, got {number}")
     return number
+
+
+def _dtype_name(dtype: object) -> str:
+    """The name of a dtype, or of what was meant to be one; None, which NumPy reads as float64, is not."""
+    try:
+        return "None" if dtype is None else np.dtype(dtype).name  # type: ignore[call-overload]
+    except TypeError:
+        return str(dtype)
 
 
 def _describe(x: object) -> str:

@@ -13,8 +13,8 @@ ROOT = Path(npvae.__file__).parent
 PARTS = (  # a module may import those on lines above its own
     "errors",
     "flat ops",
-    "noise checkpoint datasets progress",
-    "mlp",
+    "noise checkpoint progress",
+    "datasets mlp",
     "likelihoods bounds",
     "vae",
     "autoencoder",

@@ -9,8 +9,8 @@ Whatever the source, the result is a `Dataset` of float32 rows that passed one s
 Modules in reading order: arrays, streams, idx, npy, png, known, download, sources.
 """
 
-from npvae.datasets.arrays import Dataset, Split, from_arrays
+from npvae.datasets.arrays import Dataset, Origin, Split, from_arrays
 from npvae.datasets.known import cache_folder, data_home
 from npvae.datasets.sources import load
 
-__all__ = ["Dataset", "Split", "cache_folder", "data_home", "from_arrays", "load"]
+__all__ = ["Dataset", "Origin", "Split", "cache_folder", "data_home", "from_arrays", "load"]

@@ -3,6 +3,7 @@
 n images · D numbers per image · h, w, c height, width, channels
 """
 
+import hashlib
 import math
 from typing import Any, NamedTuple
 
@@ -19,6 +20,14 @@ class Split(NamedTuple):
     labels: NDArray[np.int64] | None  # (n,)
 
 
+class Origin(NamedTuple):
+    """What `load` was asked for, so that it can be asked again."""
+
+    source: str  # a known name or an absolute path
+    rows: int | None
+    rescale: bool
+
+
 class Dataset(NamedTuple):
     """What a model trains on and what it is judged by. `shape` is one image's: (28, 28); its product is D."""
 
@@ -26,6 +35,15 @@ class Dataset(NamedTuple):
     train: Split
     test: Split
     shape: tuple[int, ...]
+    origin: Origin | None = None  # None for arrays
+
+    def digest(self) -> str:
+        """SHA-256 of the images, training then test: whether two sets are the same."""
+        sha = hashlib.sha256()
+        for split in (self.train, self.test):
+            sha.update(np.array(split.images.shape, "<i8").tobytes())
+            sha.update(np.ascontiguousarray(split.images, "<f4").data)
+        return sha.hexdigest()
 
 
 class Raw(NamedTuple):

@@ -1,9 +1,9 @@
 """The only code of the package that touches the network, and only for data that was asked for by name."""
 
-import os
 import time
 from pathlib import Path
 
+from npvae.checkpoint import write_atomically
 from npvae.datasets.streams import MIB, reading
 from npvae.errors import InputError
 
@@ -40,17 +40,8 @@ def fetch(url: str) -> bytes:
 
 def store(data: bytes, path: Path) -> None:
     """Write `data` to `path` so that either the whole file is there or none; raises `InputError`."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            with temporary.open("wb") as stream:
-                stream.write(data)
-                stream.flush()
-                os.fsync(stream.fileno())
-            temporary.replace(path)
-        except BaseException:
-            temporary.unlink(missing_ok=True)
-            raise
+        write_atomically(path, data)
     except OSError as error:
         raise InputError(f"cannot write {path}: {error.strerror or error}") from error

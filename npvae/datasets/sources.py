@@ -4,7 +4,7 @@ import os
 from pathlib import Path
 
 from npvae.datasets import idx, known, npy, png
-from npvae.datasets.arrays import Dataset, Raw, assemble
+from npvae.datasets.arrays import Dataset, Origin, Raw, assemble
 from npvae.datasets.streams import reading
 from npvae.errors import InputError, check_choice
 
@@ -32,11 +32,12 @@ def load(source: str | os.PathLike[str], *, rescale: bool = False, rows: int | N
     ((100, 784), (2000, 784), [5, 0, 4, 1, 9])
     """
     if not isinstance(source, (str, os.PathLike)) or not os.fspath(source):
-        raise InputError(f"data must be a name or a path, got {source!r}; for arrays there is from_arrays")
+        raise InputError(f"data must be a name or a path, got {source!r:.80}; for arrays there is from_arrays")
     with reading(source):
         named = isinstance(source, str) and source in known.NAMES
         raw = known.read(str(source)) if named else _read_path(source)
-    return assemble(raw, name=os.fspath(source), rescale=rescale, rows=rows)
+    data = assemble(raw, name=os.fspath(source), rescale=rescale, rows=rows)
+    return data._replace(origin=Origin(str(source) if named else str(Path(source).absolute()), rows, rescale))
 
 
 def _read_path(source: str | os.PathLike[str]) -> Raw:

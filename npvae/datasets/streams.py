@@ -16,7 +16,7 @@ from zipfile import BadZipFile
 import numpy as np
 from numpy.typing import NDArray
 
-from npvae.errors import InputError
+from npvae.errors import InputError, check_memory
 
 MIB = 2**20
 LARGEST_INFLATED = 2048 * MIB
@@ -67,6 +67,7 @@ def check_inflation(count: int, compressed: int, where: str) -> None:
 
 def read_bytes(stream: io.BufferedIOBase, count: int, where: str) -> NDArray[np.uint8]:
     """Read exactly `count` bytes, (count,); `count` has been checked against the file's size."""
+    check_memory(f"{where}, as bytes and as float32,", 5 * count)
     data = np.empty(count, np.uint8)
     at = 0
     # In pieces: decompressing streams would build one more copy of whatever is read at once.

@@ -59,7 +59,7 @@ def sigmoid(a: Any) -> Any:
 
 @kernel(CAREFUL)
 def activate(y: Array, b: Array, act: int) -> None:
-    """Y (N,H) becomes act(y + b)."""
+    """y (N,H) becomes act(y + b)."""
     zero, leak = y.dtype.type(0), y.dtype.type(LEAK)
     rows, columns = y.shape
     for n in range(rows):

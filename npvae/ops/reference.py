@@ -74,7 +74,7 @@ def dense_backward(
     out: tuple[Array | None, Array, Array] | None = None,
     scratch: Array | None = None,
 ) -> tuple[Array | None, Array, Array]:
-    """Dy (N,out) -> dx (N,in), dW (in,out), db (out,); `scratch` holds `dense_scratch` numbers."""
+    """dy (N,out) -> dx (N,in), dW (in,out), db (out,); `scratch` holds `dense_scratch` numbers."""
     dx, dW, db = out or (np.empty_like(x), np.empty_like(W), np.empty_like(W, shape=W.shape[1]))
     if act == IDENTITY:
         da = dy
@@ -94,7 +94,7 @@ def dense_scratch(rows: int, fan_in: int, fan_out: int) -> int:
 
 
 def _activate(a: Array, act: int) -> None:
-    """A <- act(a). A NaN stays NaN: comparisons are written so that NaN falls on the side that keeps it."""
+    """a <- act(a). A NaN stays NaN: comparisons are written so that NaN falls on the side that keeps it."""
     if act == RELU:  # max(a, 0)
         np.copyto(a, 0, where=a.real <= 0)
     elif act == LEAKY_RELU:  # max(a, LEAK a)
@@ -119,7 +119,7 @@ def _activate(a: Array, act: int) -> None:
 #   softplus    sigmoid(a) = e^a / (1 + e^a) = 1 - e^-y, because e^y = 1 + e^a
 #   ELU         1 where y > 0, else e^a = y + 1
 def _activate_backward(dy: Array, y: Array, act: int, da: Array) -> None:
-    """Da <- dy act'(a)."""
+    """da <- dy act'(a)."""
     if act == TANH:
         np.multiply(y, y, out=da)
         np.subtract(1, da, out=da)
@@ -160,7 +160,7 @@ def sigmoid(a: Array) -> Array:
 
 
 def tied_forward(x: Array, W: Array, out: tuple[Array, Array] | None = None) -> tuple[Array, Array]:
-    """Z = x W and y = z W^T: encoder and decoder are one matrix.  x (B,D), W (D,Z) -> z (B,Z), y (B,D)."""
+    """z = x W and y = z W^T: encoder and decoder are one matrix.  x (B,D), W (D,Z) -> z (B,Z), y (B,D)."""
     z, y = out or (None, None)
     z = np.matmul(x, W, out=z)
     return z, np.matmul(z, W.T, out=y)
@@ -179,7 +179,7 @@ def tied_backward(
     out: tuple[Array, Array] | None = None,
     scratch: Array | None = None,
 ) -> tuple[Array, Array]:
-    """Dy (B,D) -> dz (B,Z), dW (D,Z); `scratch` holds `tied_scratch` numbers."""
+    """dy (B,D) -> dz (B,Z), dW (D,Z); `scratch` holds `tied_scratch` numbers."""
     dz, dW = out or (np.empty_like(z), np.empty_like(W))
     np.matmul(dy, W, out=dz)
     decoder = np.matmul(dy.T, z, out=None if scratch is None else scratch[: W.size].reshape(W.shape))
@@ -201,7 +201,7 @@ def squared_error_forward(y: Array, target: Array, out: Array | None = None) -> 
 
 # dy_bd = derror_b 2 (y_bd - target_bd)
 def squared_error_backward(derror: Array, y: Array, target: Array, out: Array | None = None) -> Array:
-    """Derror (B,) -> dy (B,D)."""
+    """derror (B,) -> dy (B,D)."""
     dy = np.subtract(y, target, out=out)
     dy *= (2 * derror[:, None]).astype(dy.dtype)
     return dy
@@ -211,7 +211,7 @@ def squared_error_backward(derror: Array, y: Array, target: Array, out: Array | 
 
 
 def reparameterize_forward(stats: Array, eps: Array, out: Array | None = None) -> Array:
-    """Z = mu + exp(logvar/2) eps.  stats (B,1,2Z), eps (B,K,Z) -> z (B,K,Z).
+    """z = mu + exp(logvar/2) eps.  stats (B,1,2Z), eps (B,K,Z) -> z (B,K,Z).
 
     Kingma & Welling 2014, "Auto-encoding variational Bayes", eq. 10: eps ~ N(0, 1) makes z ~ N(mu, sigma^2) while
     mu and sigma stay differentiable.
@@ -227,7 +227,7 @@ def reparameterize_forward(stats: Array, eps: Array, out: Array | None = None) -
 #   dmu     = sum_k dz_k
 #   dlogvar = sum_k dz_k eps_k sigma/2
 def reparameterize_backward(dz: Array, stats: Array, eps: Array, out: Array | None = None) -> Array:
-    """Dz (B,K,Z) -> dstats (B,1,2Z). `eps` is the forward's own: drawn anew, it would differentiate another z."""
+    """dz (B,K,Z) -> dstats (B,1,2Z). `eps` is the forward's own: drawn anew, it would differentiate another z."""
     dstats = np.empty_like(stats) if out is None else out
     dmu, dlogvar = halves(dstats)
     np.sum(dz, axis=1, keepdims=True, out=dmu)
@@ -252,7 +252,7 @@ def gaussian_kl_forward(stats: Array, out: Array | None = None) -> Array:
 
 # dmu = drate mu,  dlogvar = drate (e^logvar - 1)/2: both vanish exactly at the prior, mu = 0 and sigma = 1.
 def gaussian_kl_backward(drate: Array, stats: Array, out: Array | None = None) -> Array:
-    """Drate (B,1,Z) -> dstats (B,1,2Z)."""
+    """drate (B,1,Z) -> dstats (B,1,2Z)."""
     dstats = np.empty_like(stats) if out is None else out
     (mu, logvar), (dmu, dlogvar) = halves(stats), halves(dstats)
     drate = drate.astype(stats.dtype)
@@ -283,7 +283,7 @@ def log_ratio_forward(stats: Array, z: Array, eps: Array, out: Array | None = No
 def log_ratio_backward(
     drate: Array, stats: Array, z: Array, out: tuple[Array, Array] | None = None
 ) -> tuple[Array, Array]:
-    """Drate (B,K,Z) -> dz (B,K,Z), dstats (B,1,2Z)."""
+    """drate (B,K,Z) -> dz (B,K,Z), dstats (B,1,2Z)."""
     dz, dstats = out or (np.empty_like(z), np.empty_like(stats))
     dmu, dlogvar = halves(dstats)
     np.multiply(drate.astype(z.dtype), z, out=dz)
@@ -310,7 +310,7 @@ def bernoulli_forward(logits: Array, target: Array, out: Array | None = None) ->
 
 # d/dl [t l - softplus(l)] = t - s(l)
 def bernoulli_backward(dlog_px: Array, logits: Array, target: Array, out: Array | None = None) -> Array:
-    """Dlog_px (B,K) -> dlogits (B,K,D)."""
+    """dlog_px (B,K) -> dlogits (B,K,D)."""
     dlogits = np.subtract(target[:, None], sigmoid(logits), out=out)
     dlogits *= dlog_px[..., None].astype(dlogits.dtype)
     return dlogits
@@ -341,7 +341,7 @@ def gaussian_backward(
     log_px: Array,
     out: tuple[Array, Array] | None = None,
 ) -> tuple[Array, Array]:
-    """Dlog_px (B,K) -> dmean (B,K,D), dlogvar (1,)."""
+    """dlog_px (B,K) -> dmean (B,K,D), dlogvar (1,)."""
     dmean, dlogvar = out or (np.empty_like(mean), np.empty_like(logvar))
     logvar = logvar.astype(log_px.dtype)
     np.subtract(target[:, None], mean, out=dmean)
@@ -376,7 +376,7 @@ def gaussian_optimal_forward(
 def gaussian_optimal_backward(
     dlog_px: Array, mean: Array, target: Array, log_px: Array, logvar: Array, out: Array | None = None
 ) -> Array:
-    """Dlog_px (B,K) -> dmean (B,K,D)."""
+    """dlog_px (B,K) -> dmean (B,K,D)."""
     dlogvar = -np.sum(dlog_px * (log_px + 0.5 * mean.shape[-1] * (LOG_2PI + 1 + logvar)))
     dmean = np.subtract(target[:, None], mean, out=out)
     dmean *= ((dlog_px[..., None] - 2 * dlogvar / mean.size) * np.exp(-logvar)).astype(mean.dtype)
@@ -404,7 +404,7 @@ def gaussian_pixel_forward(pixels: Array, target: Array, out: Array | None = Non
 def gaussian_pixel_backward(
     dlog_px: Array, pixels: Array, target: Array, out: Array | None = None
 ) -> Array:
-    """Dlog_px (B,K) -> dpixels (B,K,2D)."""
+    """dlog_px (B,K) -> dpixels (B,K,2D)."""
     dpixels = np.empty_like(pixels) if out is None else out
     (mean, logvar), (dmean, dlogvar) = halves(pixels), halves(dpixels)
     seed = dlog_px[..., None].astype(pixels.dtype)
@@ -421,7 +421,7 @@ def gaussian_pixel_backward(
 
 
 def elbo_forward(log_px: Array, rate: Array, beta: float, free_bits: float) -> Any:
-    """Loss = -mean_bk log_px + beta sum_j max(free_bits, mean_b rate_j), a scalar.
+    """loss = -mean_bk log_px + beta sum_j max(free_bits, mean_b rate_j), a scalar.
 
     log_px (B,K), rate (B,R,Z) with R = 1 or K. Kingma & Welling 2014, eq. 3; beta: Higgins et al. 2017, eq. 4;
     free bits, in nats per latent: Kingma et al. 2016, "Improved variational inference with inverse autoregressive
@@ -442,7 +442,7 @@ def elbo_backward(
     free_bits: float,
     out: tuple[Array, Array] | None = None,
 ) -> tuple[Array, Array]:
-    """Dloss, a number -> dlog_px (B,K), drate (B,R,Z)."""
+    """dloss, a number -> dlog_px (B,K), drate (B,R,Z)."""
     dlog_px, drate = out or (np.empty_like(log_px), np.empty_like(rate))
     dlog_px[:] = -dloss / log_px.size
     drate[:] = dloss * beta / (rate.shape[0] * rate.shape[1])
@@ -458,7 +458,7 @@ def _clamped(per_latent: Array, free_bits: float) -> Any:
 def iwae_forward(
     log_px: Array, rate: Array, beta: float, out: Array | None = None
 ) -> tuple[Any, Array]:
-    """Loss = -mean_b log mean_k exp(log_w_bk),  log_w = log_px - beta sum_j rate_j  (log p(x,z)/q(z|x) at beta 1).
+    """loss = -mean_b log mean_k exp(log_w_bk),  log_w = log_px - beta sum_j rate_j  (log p(x,z)/q(z|x) at beta 1).
 
     log_px (B,K), rate (B,K,Z) -> the loss, a scalar, and log_w (B,K). Burda et al. 2016, eq. 8. The rate must be
     the sampled one: with the closed-form KL in its place the weights would not average to p(x).
@@ -473,7 +473,7 @@ def iwae_forward(
 def iwae_backward(
     dloss: float, log_w: Array, rate: Array, beta: float, out: tuple[Array, Array, Array] | None = None
 ) -> tuple[Array, Array, Array]:
-    """Dloss, a number -> dlog_px (B,K), drate (B,K,Z), dlog_w (B,K)."""
+    """dloss, a number -> dlog_px (B,K), drate (B,K,Z), dlog_w (B,K)."""
     dlog_px, drate, dlog_w = out or (np.empty_like(log_w), np.empty_like(rate), np.empty_like(log_w))
     np.exp(log_w - log_w.real.max(axis=1, keepdims=True), out=dlog_w)
     dlog_w *= -dloss / len(log_w) / dlog_w.sum(axis=1, keepdims=True)
