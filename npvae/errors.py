@@ -60,11 +60,11 @@ def check_real(what: str, value: object, least: float, below: float = float("inf
     raise InputError(f"{what} must be a number {bound}{limit}, got {value!r}")
 
 
-def check_memory(what: str, wanted: int) -> None:
+def check_memory(what: str, wanted: int, advice: str) -> None:
     """Raise InputError if `what` takes more bytes than this machine has: before any of them is asked for."""
     held = physical_memory()
     if wanted > held:
-        raise InputError(f"{what} needs {wanted / 2**30:.1f} GiB of memory, this machine has {held / 2**30:.1f}")
+        raise InputError(f"{what} needs {wanted / 2**30:.1f} GiB, this machine has {held / 2**30:.1f}: {advice}")
 
 
 def physical_memory() -> int:

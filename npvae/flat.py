@@ -42,6 +42,7 @@ def carve(layout: Tree, flat: Array, wide: Array | None = None) -> Tree:
 
     Both vectors may be longer than the layout needs: views of fewer rows share the memory of those of more.
 
+    >>> import numpy as np
     >>> carve((Shape((2, 2)), (Shape((1,)),)), np.arange(5.0))
     (array([[0., 1.],
            [2., 3.]]), (array([4.]),))

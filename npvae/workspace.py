@@ -221,7 +221,8 @@ class Workspace:
         # theta, dtheta and an optimiser's two moments; in and out of every activation; x and target.
         numbers = 4 * count + 2 * narrow + 2 * self.batch * self.model.data
         wanted = numbers * self.dtype.itemsize + 2 * wider * wide(self.dtype).itemsize
-        check_memory(f"training {self.model!r} with batch {self.batch} and {self.samples} samples", wanted)
+        what = f"training {self.model!r} with batch {self.batch} and {self.samples} samples"
+        check_memory(what, wanted, "take fewer or narrower layers, a smaller batch or fewer samples")
 
 
 def check_seed(seed: object) -> int:

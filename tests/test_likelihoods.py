@@ -135,13 +135,15 @@ def test_pixels_in_the_unit_interval_have_one():
 
 @pytest.mark.parametrize("kind", [GaussianLearned, GaussianOptimal, GaussianPixel])
 def test_constant_images_have_no_learned_sigma(kind):
-    with pytest.raises(InputError, match=f"all 3 images are the same: under {kind.name} sigma"):
-        kind().check(np.tile([[0.1, 0.2]], (3, 1)))
-    kind().check(np.array([[0.1, 0.2], [0.1, 0.3]]))
+    with pytest.raises(InputError, match="all 3 training images are the same: a learned sigma"):
+        kind().check_training(np.tile([[0.1, 0.2]], (3, 1)))
+    kind().check_training(np.array([[0.1, 0.2], [0.1, 0.3]]))
+    kind().check(np.array([[0.1, 0.2]]))
 
 
 def test_a_fixed_sigma_takes_any_images():
     Gaussian().check(np.full((3, 2), -7.0))
+    Gaussian().check_training(np.full((3, 2), -7.0))
 
 
 @pytest.mark.parametrize("sigma", [0, -1.0, np.nan, np.inf, "1", None, True])

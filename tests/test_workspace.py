@@ -9,14 +9,14 @@ from op_cases import error, same
 from test_ops import rng_of
 from test_vae import BACKENDS, LIKELIHOODS, Batch, fresh_gradients, vae_trial
 
-from npvae import workspace as workspace_module
+from npvae import errors
 from npvae.autoencoder import Autoencoder, LinearAutoencoder
 from npvae.bounds import ELBO, IWAE
-from npvae.errors import InputError
+from npvae.errors import InputError, physical_memory
 from npvae.flat import leaves, named
 from npvae.ops import default_backend
 from npvae.vae import VAE
-from npvae.workspace import Workspace, check_seed, physical_memory
+from npvae.workspace import Workspace, check_seed
 
 MODELS = {
     **{f"vae-{name}": VAE(5, (4,), 2, "tanh", p) for name, p in LIKELIHOODS.items()},
@@ -326,7 +326,7 @@ def test_a_workspace_that_makes_no_sense_is_refused(wrong, says):
 )
 def test_absurd_sizes_are_refused_before_memory_is_asked_for(absurd):
     tracemalloc.start()
-    with pytest.raises(InputError, match=r"needs .* GiB to train, this machine has"):
+    with pytest.raises(InputError, match=r"training .* needs .* GiB, this machine has"):
         Workspace(**{"batch": 2} | absurd)
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
@@ -338,9 +338,9 @@ def test_the_limit_is_what_training_needs(monkeypatch):
     ws = exact(SMALL, 7)
     count, acts = ws.theta.size, sum(view.size for view in named(ws.acts).values())
     needed = 8 * (4 * count + 2 * acts + 2 * 7 * 5)
-    monkeypatch.setattr(workspace_module, "physical_memory", lambda: needed)
+    monkeypatch.setattr(errors, "physical_memory", lambda: needed)
     exact(SMALL, 7)
-    monkeypatch.setattr(workspace_module, "physical_memory", lambda: needed - 1)
+    monkeypatch.setattr(errors, "physical_memory", lambda: needed - 1)
     with pytest.raises(InputError, match="a smaller batch or fewer samples"):
         exact(SMALL, 7)
 

@@ -67,7 +67,7 @@ def check_inflation(count: int, compressed: int, where: str) -> None:
 
 def read_bytes(stream: io.BufferedIOBase, count: int, where: str) -> NDArray[np.uint8]:
     """Read exactly `count` bytes, (count,); `count` has been checked against the file's size."""
-    check_memory(f"{where}, as bytes and as float32,", 5 * count)
+    check_memory(f"{where}, as bytes and as float32,", 5 * count, "keep fewer images in the file")
     data = np.empty(count, np.uint8)
     at = 0
     # In pieces: decompressing streams would build one more copy of whatever is read at once.
