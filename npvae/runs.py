@@ -296,9 +296,9 @@ def read_config(folder: Path) -> Run:
         if math.prod(shape) != model.data or not isinstance(digest, str):
             raise InputError(f"shape {shape} is not that of {model.data} pixels, or the digest is no text")
         data = {"origin": None if origin is None else Origin(**origin)._asdict(), "shape": shape, "digest": digest}
-    except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
+        theta = np.zeros(sizes(model.params())[0], settings.dtype)
+    except (ValueError, TypeError, KeyError, AttributeError, RecursionError, MemoryError) as error:
         raise InputError(f"{path} is not a configuration that npvae wrote: {error!r}") from error
-    theta = np.zeros(sizes(model.params())[0], settings.dtype)
     return Run(model, settings, data, theta, folder)
 
 
