@@ -134,7 +134,7 @@ def reconstruct_command(options: argparse.Namespace) -> None:
     """npvae reconstruct."""
     run = load(options.run)
     data = data_of(run, options.data)
-    originals = first(data.test.images, options.n)
+    originals = data.test.images[:10] if options.n is None else first(data.test.images, options.n)
     run.check(originals)
     seen = run.corrupt(originals)
     images = run.reconstruct(seen)
@@ -146,10 +146,13 @@ def reconstruct_command(options: argparse.Namespace) -> None:
 def evaluate_command(options: argparse.Namespace) -> None:
     """npvae evaluate."""
     run = load(options.run)
+    if options.samples is not None and not isinstance(run.model, VAE):
+        raise InputError(f"--samples means nothing to {type(run.model).__name__}, which has no p(x): leave it out")
+    samples = 500 if options.samples is None else options.samples
     images = data_of(run, options.data).test.images
     images = images if options.images is None else first(images, options.images)
     progress = Progress(len(images), unit="images")
-    result = evaluate(run, images, options.samples, lambda done, total: progress.update(done, ""))
+    result = evaluate(run, images, samples, lambda done, total: progress.update(done, ""))
     progress.close()
     if options.json:
         write_json({"run": options.run, **result._asdict()})
@@ -296,13 +299,13 @@ def parser() -> argparse.ArgumentParser:
 
     again = command("reconstruct", reconstruct_command, "test images through the model", RECONSTRUCT)
     again.add_argument("run", metavar="DIR", help="the run's folder")
-    again.add_argument("-n", type=int, default=10, help="how many test images (10)")
+    again.add_argument("-n", type=int, help="how many test images (10, or as many as there are)")
     again.add_argument("--data", metavar="NAME|PATH", help="other images than the run's")
     again.add_argument("--out", metavar="FILE", help=".png or .npy (DIR/reconstructions.png)")
 
     measuring = command("evaluate", evaluate_command, "the bound and an estimate of -log p(x)", EVALUATE)
     measuring.add_argument("run", metavar="DIR", help="the run's folder")
-    measuring.add_argument("--samples", type=int, default=500, metavar="K", help="importance samples per image (500)")
+    measuring.add_argument("--samples", type=int, metavar="K", help="importance samples per image (500)")
     measuring.add_argument("--images", type=int, metavar="N", help="only the first N test images (all)")
     measuring.add_argument("--data", metavar="NAME|PATH", help="other images than the run's")
     measuring.add_argument("--json", action="store_true", help="print one JSON object with the figures")
@@ -311,24 +314,41 @@ def parser() -> argparse.ArgumentParser:
     drawing.add_argument("run", metavar="DIR", help="the run's folder")
     drawing.add_argument("--out", metavar="DIR", type=Path, help=f"where to (the run's {FIGURES}/)")
 
-    telling = command("info", info_command, "versions, threads, vector width, folders", "Show what npvae runs on.")
+    telling = command("info", info_command, "versions, threads, vector width, folders", INFO)
     telling.add_argument("--json", action="store_true", help="print one JSON object")
     return top
 
 
 RESUME = """\
-Go on from a run's last checkpoint to its last epoch. The result is that of a run never interrupted, bit for bit."""
+Go on from a run's last checkpoint to its last epoch. The result is that of a run never interrupted, bit for bit.
+
+  npvae resume runs/1"""
 SAMPLE = """\
-Draw codes z ~ N(0, 1) and decode them: images that nobody drew. Needs a VAE: an autoencoder has no prior."""
+Draw codes z ~ N(0, 1) and decode them: images that nobody drew. Needs a VAE: an autoencoder has no prior.
+
+  npvae sample runs/1                                  64 images into runs/1/samples.png
+  npvae sample runs/1 -n 1000 --seed 7 --out new.npy   1,000 others as an array (n, D)"""
 RECONSTRUCT = """\
-Encode and decode test images: originals above reconstructions, what a denoising model saw between them."""
+Encode and decode test images: originals above reconstructions, what a denoising model saw between them.
+
+  npvae reconstruct runs/1                          10 test images into runs/1/reconstructions.png
+  npvae reconstruct runs/1 -n 500 --out again.npy   500 reconstructions as an array (n, D)"""
 EVALUATE = """\
 Measure a run on its test images: minus the bound at beta 1, its two terms, and the importance-weighted estimate of
 -log p(x) (Burda et al. 2016), with its standard error across images and, by the delta method, per image. Pixels are
-binarised as in training; all noise comes from the run's seed, so the figures repeat."""
+binarised as in training; all noise comes from the run's seed, so the figures repeat.
+
+  npvae evaluate runs/1 --samples 5000 --images 100   a tight estimate on the first 100 test images
+  npvae evaluate runs/1 --json                        the figures as one JSON object"""
 PLOT = """\
 Draw: loss curves, originals and reconstructions, samples, interpolation, traversals, codes, KL per latent, and the
-manifold when there are two latents."""
+manifold when there are two latents.
+
+  npvae plot runs/1 --out pictures"""
+INFO = """\
+Show what npvae runs on.
+
+  npvae info --json   the same as one JSON object"""
 
 
 def add_train_options(train: argparse.ArgumentParser) -> None:

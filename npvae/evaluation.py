@@ -74,9 +74,7 @@ def evaluate(
     return plain._replace(samples=samples, nll=float(-log_p.mean()), nll_se=across, nll_se_image=float(error.mean()))
 
 
-def _importance(
-    run: Run, images: Array, samples: int, watch: Callable[[int, int], None] | None
-) -> tuple[Array, Array]:
+def _importance(run: Run, images: Array, samples: int, watch: Callable[[int, int], None] | None) -> tuple[Array, Array]:
     """The estimates of log p(x), (n,), and their standard errors, (n,): NaN for a single sample."""
     target, seen = _as_evaluated(run, images)
     batch, chunk = min(100, len(images)), min(100, samples)

@@ -132,9 +132,7 @@ class Adam:
 class AdamW(Adam):
     """Adam with decoupled weight decay (Loshchilov & Hutter 2019, algorithm 2): matrices decay, biases do not."""
 
-    def __init__(
-        self, ws: Workspace, lr: float | Schedule = 1e-3, weight_decay: float = 0.01, **adam: Any
-    ) -> None:
+    def __init__(self, ws: Workspace, lr: float | Schedule = 1e-3, weight_decay: float = 0.01, **adam: Any) -> None:
         super().__init__(ws, lr, **adam)
         self.weight_decay = check_real("weight_decay", weight_decay, 0.0)
         self.matrices: list[Array] = [view for _, view in leaves(ws.params) if view.ndim == 2]

@@ -70,14 +70,10 @@ def train(
         raise InputError("out must name a folder, got ''")
     folder = None if out is None else Path(out)
     if folder is not None and any((folder / name).exists() for name in (CONFIG, METRICS, CHECKPOINT)):
-        raise InputError(
-            f"{folder} holds another run: go on with it by `npvae resume {folder}`, or give another name"
-        )
+        raise InputError(f"{folder} holds another run: go on with it by `npvae resume {folder}`, or give another name")
     images = data if isinstance(data, Dataset) else datasets.load(data)
     completed = Settings(**settings).completed(model)
-    ws = Workspace(
-        model, completed.batch, completed.samples or 1, completed.dtype, completed.backend, completed.seed
-    )
+    ws = Workspace(model, completed.batch, completed.samples or 1, completed.dtype, completed.backend, completed.seed)
     origin = None if images.origin is None else images.origin._asdict()
     kept = {"origin": origin, "shape": images.shape, "digest": images.digest()}
     run = Run(model, completed, kept, ws.theta, folder)
@@ -111,9 +107,7 @@ def resume(
     run = read_config(Path(folder))
     images = run.dataset(data)
     settings = run.settings
-    ws = Workspace(
-        run.model, settings.batch, settings.samples or 1, settings.dtype, settings.backend, theta=run.theta
-    )
+    ws = Workspace(run.model, settings.batch, settings.samples or 1, settings.dtype, settings.backend, theta=run.theta)
     trainer = Trainer(run, ws, images)
     trainer.restore()
     trainer.fit(callbacks, watched)

@@ -88,9 +88,7 @@ def test_fitting_images_are_not_copied_and_never_written():
 
 def test_column_order_and_strides_do_not_matter():
     images = np.asfortranarray(RNG.random((10, 3, 4)))[::-1]
-    np.testing.assert_array_equal(
-        from_arrays(images, images).train.images, images.reshape(10, 12).astype(np.float32)
-    )
+    np.testing.assert_array_equal(from_arrays(images, images).train.images, images.reshape(10, 12).astype(np.float32))
 
 
 @pytest.mark.parametrize(("count", "held"), [(2, 1), (9, 1), (10, 1), (25, 2), (100, 10)])
@@ -197,9 +195,7 @@ def test_what_from_arrays_refuses(arguments, words):
 
 
 def test_a_mistyped_name_gets_the_list_and_the_nearest():
-    message = refused(
-        "mnist-smal", "mnist-small, mnist, fashion-mnist", "Did you mean 'mnist-small'?", ".npy"
-    )
+    message = refused("mnist-smal", "mnist-small, mnist, fashion-mnist", "Did you mean 'mnist-small'?", ".npy")
     assert "'mnist-smal'" in message
 
 
@@ -695,9 +691,7 @@ def test_the_embedded_digits():
 def test_the_embedded_digits_are_the_first_of_the_real_ones():
     home = datasets.data_home()
     if home is None or not (home / "mnist").is_dir():
-        pytest.skip(
-            "NPVAE_DATA_HOME names no folder with mnist/ in it: set it to compare with the real MNIST"
-        )
+        pytest.skip("NPVAE_DATA_HOME names no folder with mnist/ in it: set it to compare with the real MNIST")
     small, full = load("mnist-small"), load("mnist")
     for part, whole, count in ((small.train, full.train, 10_000), (small.test, full.test, 2_000)):
         np.testing.assert_array_equal(part.images, whole.images[:count])

@@ -102,14 +102,10 @@ def assemble(raw: Raw, *, name: str, rescale: bool, rows: int | None) -> Dataset
         raise InputError("test_labels came without test images: give both or neither")
     else:
         if len(train) < 2:
-            raise InputError(
-                "one image cannot be both train and test: give at least 2, or a test set of its own"
-            )
+            raise InputError("one image cannot be both train and test: give at least 2, or a test set of its own")
         cut = len(train) - max(1, len(train) // 10)
         train, test = train[:cut], train[cut:]
-        train_labels, test_labels = (
-            (None, None) if train_labels is None else (train_labels[:cut], train_labels[cut:])
-        )
+        train_labels, test_labels = (None, None) if train_labels is None else (train_labels[:cut], train_labels[cut:])
 
     if rows is not None:
         if check_whole("rows", rows) > len(train):
@@ -130,8 +126,7 @@ def _images(given: ArrayLike, split: str) -> NDArray[Any]:
     images = _array(given, f"{split} images")
     if images.ndim not in (2, 3, 4):
         raise InputError(
-            f"{split} images must be (n, D), (n, h, w) or (n, h, w, c), one image per row; "
-            f"got shape {images.shape}"
+            f"{split} images must be (n, D), (n, h, w) or (n, h, w, c), one image per row; got shape {images.shape}"
         )
     if images.size == 0:
         lack = "images" if len(images) == 0 else "columns"
@@ -157,9 +152,7 @@ def _labels(given: ArrayLike | None, count: int, split: str) -> NDArray[np.int64
 
 def _array(given: ArrayLike, what: str) -> NDArray[Any]:
     if isinstance(given, np.ma.MaskedArray):
-        raise InputError(
-            f"{what} are a masked array, whose mask would be lost: fill it first, with .filled(value)"
-        )
+        raise InputError(f"{what} are a masked array, whose mask would be lost: fill it first, with .filled(value)")
     try:
         array = np.asarray(given)
     except ValueError as error:  # rows of different lengths
@@ -194,20 +187,14 @@ def _check_finite(images: NDArray[np.float32], what: str) -> None:
     )
 
 
-def _rescaled(
-    train: NDArray[np.float32], test: NDArray[np.float32]
-) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+def _rescaled(train: NDArray[np.float32], test: NDArray[np.float32]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
     low, high = train.min(), train.max()
     with np.errstate(over="ignore"):
         span = high - low
         if span == 0:
-            raise InputError(
-                f"rescale: every training pixel is {low:g}, and one value cannot be spread over [0, 1]"
-            )
+            raise InputError(f"rescale: every training pixel is {low:g}, and one value cannot be spread over [0, 1]")
         if not np.isfinite(span):
-            raise InputError(
-                f"rescale: the training range [{low:g}, {high:g}] is wider than float32 can hold"
-            )
+            raise InputError(f"rescale: the training range [{low:g}, {high:g}] is wider than float32 can hold")
         train, test = (train - low) / span, (test - low) / span
     _check_finite(test, "test images, mapped by the training range,")
     return train, test

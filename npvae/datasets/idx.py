@@ -78,9 +78,7 @@ def _read_header(stream: io.BufferedIOBase, where: str) -> tuple[int, ...]:
     kind, dimensions = magic[2:]
     if kind != _UBYTE:
         what = _OTHER_TYPES.get(kind, f"elements of unknown type {kind}")
-        raise InputError(
-            f"{where} holds {what}; only IDX files of unsigned bytes are read: save it as .npy instead"
-        )
+        raise InputError(f"{where} holds {what}; only IDX files of unsigned bytes are read: save it as .npy instead")
     if not 1 <= dimensions <= 4:
         raise InputError(f"{where} claims {dimensions} dimensions: images have 2 to 4, labels 1")
     sizes = stream.read(4 * dimensions)

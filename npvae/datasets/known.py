@@ -82,17 +82,13 @@ def cache_folder() -> Path:
             # The specification has relative paths ignored.
             base = named if Path(named).is_absolute() else Path.home() / ".cache"
     except RuntimeError as error:
-        raise InputError(
-            "no home folder to keep downloads in: set NPVAE_DATA_HOME to a folder of data"
-        ) from error
+        raise InputError("no home folder to keep downloads in: set NPVAE_DATA_HOME to a folder of data") from error
     return Path(base) / "npvae"
 
 
 def read(name: str) -> Raw:
     """Read `name`, one of NAMES: grey levels 0..255, (n, 28, 28), and labels. Raises `InputError`."""
-    parts = (
-        read_embedded() if name == EMBEDDED else [_find(name, position) for position in range(len(idx.FILES))]
-    )
+    parts = read_embedded() if name == EMBEDDED else [_find(name, position) for position in range(len(idx.FILES))]
     train, train_labels, test, test_labels = parts
     return Raw(train, test, train_labels, test_labels, white=WHITE)
 
@@ -151,6 +147,5 @@ def _check_digest(array: NDArray[np.uint8], expected: str, where: str) -> None:
     got = idx.digest(array)
     if got != expected:
         raise InputError(
-            f"{where} is not the file it should be: SHA-256 of its uncompressed content: "
-            f"expected {expected}, got {got}"
+            f"{where} is not the file it should be: SHA-256 of its uncompressed content: expected {expected}, got {got}"
         )

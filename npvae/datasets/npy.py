@@ -71,14 +71,10 @@ def _check_archive(members: list[zipfile.ZipInfo], path: Path) -> None:
         elif member.compress_type == zipfile.ZIP_DEFLATED:
             inflated += member.file_size
         else:
-            raise InputError(
-                f"{path}: {member.filename} is compressed in a way NumPy does not use: save it anew"
-            )
+            raise InputError(f"{path}: {member.filename} is compressed in a way NumPy does not use: save it anew")
     size = path.stat().st_size
     if stored > size:
-        raise InputError(
-            f"{path} claims {stored:,} bytes of arrays but is {size:,} bytes long: it is damaged"
-        )
+        raise InputError(f"{path} claims {stored:,} bytes of arrays but is {size:,} bytes long: it is damaged")
     check_inflation(inflated, size, str(path))
 
 
@@ -112,9 +108,7 @@ def _read_header(stream: io.BufferedIOBase, where: str) -> tuple[np.dtype[Any], 
     width = 2 if start[6] == 1 else 4
     length = int.from_bytes(stream.read(width), "little")
     if length > _LONGEST_HEADER:
-        raise InputError(
-            f"{where} claims a header of {length:,} bytes: it is damaged or not an array of numbers"
-        )
+        raise InputError(f"{where} claims a header of {length:,} bytes: it is damaged or not an array of numbers")
     text = stream.read(length)
     if len(text) < length:
         raise InputError(f"{where} is truncated: it ends inside its header")

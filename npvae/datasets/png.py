@@ -40,8 +40,7 @@ def read(paths: list[Path]) -> NDArray[np.float32]:
     pixels, stored = len(paths) * math.prod(sizes[0]), sum(path.stat().st_size for path in paths)
     if pixels > max(_UNSUSPECTED, _SUSPICIOUS * stored):
         raise InputError(
-            f"{paths[0].parent} claims {pixels:,} pixels in {stored:,} bytes, "
-            f"which looks like a decompression bomb"
+            f"{paths[0].parent} claims {pixels:,} pixels in {stored:,} bytes, which looks like a decompression bomb"
         )
     images = np.empty((len(paths), *sizes[0]), np.float32)
     for image, path in zip(images, paths, strict=True):

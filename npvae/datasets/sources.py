@@ -67,15 +67,11 @@ def _read_file(path: Path) -> Raw:
     if start.startswith((b"\0\0", idx.GZIP)):
         images = idx.read(path)
         if images.ndim == 1:
-            raise InputError(
-                f"{path} holds labels, not images: give the images' file, or the folder that has both"
-            )
+            raise InputError(f"{path} holds labels, not images: give the images' file, or the folder that has both")
         return Raw(images, white=known.WHITE)
     if start == png.SIGNATURE:
         raise InputError(f"{path} is a single image: give the folder of images")
-    raise InputError(
-        f"{path} is of no format that is read ({_READABLE}): it starts with {start.hex(' ') or 'nothing'}"
-    )
+    raise InputError(f"{path} is of no format that is read ({_READABLE}): it starts with {start.hex(' ') or 'nothing'}")
 
 
 def _read_folder(folder: Path) -> Raw:

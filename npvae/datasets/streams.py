@@ -55,9 +55,7 @@ def reading(where: str | PathLike[str]) -> Iterator[None]:
 def check_inflation(count: int, compressed: int, where: str) -> None:
     """Refuse to inflate `compressed` bytes that claim to become `count`, if they cannot or should not."""
     if count > DEFLATE_LIMIT * compressed:
-        raise InputError(
-            f"{where} claims {count:,} bytes, more than its {compressed:,} compressed bytes can hold"
-        )
+        raise InputError(f"{where} claims {count:,} bytes, more than its {compressed:,} compressed bytes can hold")
     if count > LARGEST_INFLATED or count > max(UNSUSPECTED, SUSPICIOUS * compressed):
         raise InputError(
             f"{where} would grow from {compressed:,} to {count:,} bytes, which looks like a decompression "

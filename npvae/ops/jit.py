@@ -171,9 +171,7 @@ def gaussian_backward(
     return dmean, dlogvar
 
 
-def gaussian_optimal_forward(
-    mean: Array, target: Array, out: tuple[Array, Array] | None = None
-) -> tuple[Array, Array]:
+def gaussian_optimal_forward(mean: Array, target: Array, out: tuple[Array, Array] | None = None) -> tuple[Array, Array]:
     """See reference; summed in float64."""
     log_px, logvar = out or (np.empty(mean.shape[:-1]), np.empty(1))
     kernels.squared_distance(mean, target, log_px)
@@ -211,9 +209,7 @@ def gaussian_pixel_forward(pixels: Array, target: Array, out: Array | None = Non
     return log_px
 
 
-def gaussian_pixel_backward(
-    dlog_px: Array, pixels: Array, target: Array, out: Array | None = None
-) -> Array:
+def gaussian_pixel_backward(dlog_px: Array, pixels: Array, target: Array, out: Array | None = None) -> Array:
     """See reference."""
     dpixels = np.empty_like(pixels) if out is None else out
     kernels.gaussian_pixel_backward(dlog_px, pixels, target, dpixels)
@@ -247,9 +243,7 @@ def global_norm(dtheta: Array) -> float:
     return math.sqrt(kernels.sum_of_squares(dtheta))
 
 
-def sgd_step(
-    theta: Array, dtheta: Array, velocity: Array, rate: float, momentum: float, scale: float
-) -> None:
+def sgd_step(theta: Array, dtheta: Array, velocity: Array, rate: float, momentum: float, scale: float) -> None:
     """See updates."""
     kernels.sgd(theta, dtheta, velocity, float(rate), float(momentum), float(scale))
 

@@ -301,9 +301,7 @@ def iwae(log_px: Array, rate: Array, beta: float, log_w: Array) -> Any:
 
 
 @kernel(CAREFUL)
-def iwae_backward(
-    seed: float, log_w: Array, beta: float, dlog_px: Array, drate: Array, dlog_w: Array
-) -> None:
+def iwae_backward(seed: float, log_w: Array, beta: float, dlog_px: Array, drate: Array, dlog_w: Array) -> None:
     """Fill dlog_w and dlog_px (B,K) with seed softmax_k(log_w) and drate (B,K,Z) with -beta dlog_w."""
     B, K, Z = drate.shape
     for b in range(B):

@@ -350,9 +350,7 @@ def gaussian_backward(
     return dmean, dlogvar
 
 
-def gaussian_optimal_forward(
-    mean: Array, target: Array, out: tuple[Array, Array] | None = None
-) -> tuple[Array, Array]:
+def gaussian_optimal_forward(mean: Array, target: Array, out: tuple[Array, Array] | None = None) -> tuple[Array, Array]:
     """The Gaussian with the one variance that maximises the batch's likelihood, sigma^2 = mean of (target - mean)^2.
 
     mean (B,K,D), target (B,D) -> log_px (B,K) and the logvar used (1,), both wide.
@@ -401,9 +399,7 @@ def gaussian_pixel_forward(pixels: Array, target: Array, out: Array | None = Non
 # With r = target - mean, each pixel by itself:
 #   dmean   = dlog_px r e^-logvar
 #   dlogvar = dlog_px (r^2 e^-logvar - 1)/2
-def gaussian_pixel_backward(
-    dlog_px: Array, pixels: Array, target: Array, out: Array | None = None
-) -> Array:
+def gaussian_pixel_backward(dlog_px: Array, pixels: Array, target: Array, out: Array | None = None) -> Array:
     """dlog_px (B,K) -> dpixels (B,K,2D)."""
     dpixels = np.empty_like(pixels) if out is None else out
     (mean, logvar), (dmean, dlogvar) = halves(pixels), halves(dpixels)
@@ -455,9 +451,7 @@ def _clamped(per_latent: Array, free_bits: float) -> Any:
     return (free_bits > 0) & (per_latent.real < free_bits)
 
 
-def iwae_forward(
-    log_px: Array, rate: Array, beta: float, out: Array | None = None
-) -> tuple[Any, Array]:
+def iwae_forward(log_px: Array, rate: Array, beta: float, out: Array | None = None) -> tuple[Any, Array]:
     """loss = -mean_b log mean_k exp(log_w_bk),  log_w = log_px - beta sum_j rate_j  (log p(x,z)/q(z|x) at beta 1).
 
     log_px (B,K), rate (B,K,Z) -> the loss, a scalar, and log_w (B,K). Burda et al. 2016, eq. 8. The rate must be
