@@ -245,7 +245,8 @@ def test_info(npvae):
 OPTIONS = {
     "train": "--data --rows --rescale --binarize --corruption --corruption-level --model --hidden --latent "
     "--activation --likelihood --sigma --bound --samples --beta --warmup --free-bits --epochs --batch --lr "
-    "--optimizer --momentum --weight-decay --schedule --lr-warmup --clip --patience --seed --backend --dtype --out --json",
+    "--optimizer --momentum --weight-decay --schedule --lr-warmup --clip --patience --seed --backend "
+    "--dtype --out --json",
     "resume": "DIR --json",
     "sample": "DIR -n --seed --out",
     "reconstruct": "DIR -n --data --out",

@@ -316,6 +316,28 @@ def test_every_model_trains(few, name, bound):
     assert run.history[-1]["test_loss"] < run.history[0]["test_loss"]
 
 
+def test_the_optimal_sigma_is_stored_for_evaluation(few, monkeypatch):
+    """The plain mean of the steps' sigma^2, as long as they are no more than 100; validation goes by it."""
+    variances, original = [], nv.Workspace.backward
+
+    def backward(self):
+        variances.append(float(np.exp(self.acts.likelihood.logvar[0])))
+        original(self)
+
+    monkeypatch.setattr(nv.Workspace, "backward", backward)
+    run = nv.train(small(likelihood="gaussian-optimal"), few, epochs=4, batch=BATCH)
+    assert len(variances) == 20
+    variance = float(np.exp(run.ws.params.likelihood.logvar[0]))
+    assert variance == pytest.approx(np.mean(variances), rel=1e-5)
+    assert variance < 0.12
+    # -log N(x; y, sigma^2) of 784 pixels: |x - y|^2 / (2 sigma^2) + 392 log(2 pi sigma^2)
+    eps = noise.normal(noise.stream(0, noise.Purpose.EVALUATE_EPS, 0, 0), np.empty((60, 1, 3), np.float32))
+    run.ws.forward(few.test.images, eps=eps)
+    error = ((run.ws.acts.y[:, 0].astype(float) - few.test.images) ** 2).sum(axis=1).mean()
+    expected = error / (2 * variance) + 392 * math.log(2 * math.pi * variance)
+    assert run.history[-1]["test_reconstruction"] == pytest.approx(expected, rel=1e-5)
+
+
 @pytest.mark.parametrize("kind, level", (("masking", 0.4), ("gaussian", 0.2), ("salt-and-pepper", 0.4)))
 def test_denoising_sees_noise_and_is_asked_for_the_clean_image(few, passes, kind, level):
     nv.train(small(), few, epochs=1, batch=BATCH, binarize="none", corruption=kind, corruption_level=level)
