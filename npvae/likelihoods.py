@@ -46,7 +46,7 @@ def in_unit_range(images: Array) -> None:
     if low < 0 or high > 1:
         raise InputError(
             f"a Bernoulli likelihood needs pixels in [0, 1], these are in [{low:g}, {high:g}]: rescale them "
-            "(--rescale; in Python rescale=True when loading) or choose a Gaussian likelihood"
+            "(--rescale; in Python rescale=True when loading), or choose a Gaussian likelihood, which takes any range"
         )
 
 

@@ -250,7 +250,8 @@ class Run:
             text = io.StringIO()
             writer = csv.DictWriter(text, COLUMNS, lineterminator="\n")
             writer.writeheader()
-            writer.writerows(self.history)
+            for row in self.history:  # two of the columns are counts
+                writer.writerow({**row, **{name: int(row[name]) for name in ("epoch", "active_units")}})
             write_atomically(self.folder / METRICS, text.getvalue().encode())
 
 

@@ -24,7 +24,7 @@ PARTS = (  # a module may import those on lines above its own
     "evaluation",
     "training",
     "mosaics",
-    "plots",
+    "plots arguments",
     "cli",
     "__main__",
 )

@@ -1,0 +1,178 @@
+"""The grammar of the command line: what can be said, and the help that teaches it."""
+
+import argparse
+from importlib.metadata import version
+from pathlib import Path
+
+from npvae import noise
+from npvae.likelihoods import LIKELIHOODS
+from npvae.mlp import ACTIVATIONS
+from npvae.models import BOUNDS, KINDS
+from npvae.ops import BACKENDS, default_backend
+from npvae.runs import FIGURES, Settings
+
+DESCRIPTION = """\
+Train, continue, sample and measure variational autoencoders whose every gradient is written by hand.
+
+  npvae train --out runs/first              train the default VAE on 10,000 digits, draw what it learned
+  npvae sample runs/first                   new digits from the prior
+  npvae evaluate runs/first --samples 5000  the bound, and a tighter estimate of -log p(x)
+  npvae COMMAND --help                      every option of a command"""
+
+TRAIN = """\
+Train a model on images and keep it in a folder with its settings, metrics and pictures.
+
+  npvae train                                             784-400-20 VAE, Bernoulli, 40 epochs, into runs/1
+  npvae train --latent 2 --out runs/plane                 two latents: the pictures show the whole manifold
+  npvae train --bound iwae --samples 5 --hidden 200,200   importance-weighted bound
+  npvae train --likelihood gaussian-learned --warmup 10   grey pixels, one learned sigma, KL weight grown slowly
+  npvae train --model ae --corruption masking             denoising autoencoder
+  npvae train --data photos/ --likelihood gaussian-optimal   your own folder of PNGs
+
+Ctrl-C finishes the step, writes the checkpoint and says how to go on."""
+
+RESUME = """\
+Go on from a run's last checkpoint to its last epoch. The result is that of a run never interrupted, bit for bit.
+
+  npvae resume runs/1"""
+SAMPLE = """\
+Draw codes z ~ N(0, 1) and decode them: images that nobody drew. Needs a VAE: an autoencoder has no prior.
+
+  npvae sample runs/1                                  64 images into runs/1/samples.png
+  npvae sample runs/1 -n 1000 --seed 7 --out new.npy   1,000 others as an array (n, D)"""
+RECONSTRUCT = """\
+Encode and decode test images: originals above reconstructions, what a denoising model saw between them.
+
+  npvae reconstruct runs/1                          10 test images into runs/1/reconstructions.png
+  npvae reconstruct runs/1 -n 500 --out again.npy   500 reconstructions as an array (n, D)"""
+EVALUATE = """\
+Measure a run on its test images: minus the bound at beta 1, its two terms, and the importance-weighted estimate of
+-log p(x) (Burda et al. 2016), with its standard error across images and, by the delta method, per image. Pixels are
+binarised as in training; all noise comes from the run's seed, so the figures repeat.
+
+  npvae evaluate runs/1 --samples 5000 --images 100   a tight estimate on the first 100 test images
+  npvae evaluate runs/1 --json                        the figures as one JSON object"""
+PLOT = """\
+Draw: loss curves, originals and reconstructions, samples, interpolation, traversals, codes, KL per latent, and the
+manifold when there are two latents.
+
+  npvae plot runs/1 --out pictures"""
+INFO = """\
+Show what npvae runs on.
+
+  npvae info --json   the same as one JSON object"""
+
+
+def parser() -> argparse.ArgumentParser:
+    """The whole grammar; the parsed `command` is the name of one."""
+    top = argparse.ArgumentParser(
+        "npvae", description=DESCRIPTION, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    top.add_argument("--version", action="version", version=f"npvae {version('npvae')}")
+    commands = top.add_subparsers(title="commands", dest="command", metavar="COMMAND", required=True)
+
+    def command(name: str, brief: str, text: str) -> argparse.ArgumentParser:
+        form = argparse.RawDescriptionHelpFormatter
+        return commands.add_parser(name, help=brief, description=text, formatter_class=form)
+
+    add_train_options(command("train", "train a model and keep it in a folder", TRAIN))
+
+    going_on = command("resume", "go on with an interrupted run", RESUME)
+    going_on.add_argument("run", metavar="DIR", help="the run's folder")
+    going_on.add_argument("--json", action="store_true", help="print one JSON object with the final figures")
+
+    sampling = command("sample", "new images from the prior", SAMPLE)
+    sampling.add_argument("run", metavar="DIR", help="the run's folder")
+    sampling.add_argument("-n", type=int, default=64, help="how many (64)")
+    sampling.add_argument("--seed", type=int, help="of the codes (the run's)")
+    sampling.add_argument("--out", metavar="FILE", help=".png or .npy (DIR/samples.png)")
+
+    again = command("reconstruct", "test images through the model", RECONSTRUCT)
+    again.add_argument("run", metavar="DIR", help="the run's folder")
+    again.add_argument("-n", type=int, help="how many test images (10, or as many as there are)")
+    again.add_argument("--data", metavar="NAME|PATH", help="other images than the run's")
+    again.add_argument("--out", metavar="FILE", help=".png or .npy (DIR/reconstructions.png)")
+
+    measuring = command("evaluate", "the bound and an estimate of -log p(x)", EVALUATE)
+    measuring.add_argument("run", metavar="DIR", help="the run's folder")
+    measuring.add_argument("--samples", type=int, metavar="K", help="importance samples per image (500)")
+    measuring.add_argument("--images", type=int, metavar="N", help="only the first N test images (all)")
+    measuring.add_argument("--data", metavar="NAME|PATH", help="other images than the run's")
+    measuring.add_argument("--json", action="store_true", help="print one JSON object with the figures")
+
+    drawing = command("plot", "draw a run's pictures again", PLOT)
+    drawing.add_argument("run", metavar="DIR", help="the run's folder")
+    drawing.add_argument("--out", metavar="DIR", type=Path, help=f"where to (the run's {FIGURES}/)")
+
+    telling = command("info", "versions, threads, vector width, folders", INFO)
+    telling.add_argument("--json", action="store_true", help="print one JSON object")
+    return top
+
+
+def add_train_options(train: argparse.ArgumentParser) -> None:
+    """The options of `npvae train`; one left out is absent, so that each default stands in one place."""
+    defaults = Settings()
+    absent = argparse.SUPPRESS
+
+    data = train.add_argument_group("data")
+    data.add_argument(
+        "--data", default="mnist-small", metavar="NAME|PATH",
+        help="mnist-small (10,000 digits inside the package), mnist, fashion-mnist (downloaded if need be), "
+        "or a path: .npy, .npz, IDX, a folder of PNGs (mnist-small)",
+    )  # fmt: skip
+    data.add_argument("--rows", type=int, metavar="N", help="train on the first N images (all)")
+    data.add_argument("--rescale", action="store_true", help="map the pixels' range to [0, 1]")
+    data.add_argument(
+        "--binarize", default=absent, choices=noise.BINARIZATIONS,
+        help="black and white pixels: redrawn every pass, once, or left grey (dynamic under bernoulli, else none)",
+    )  # fmt: skip
+    data.add_argument("--corruption", default=absent, metavar="KIND",
+                      help=f"denoise: {', '.join(noise.CORRUPTIONS)}; the target stays clean (none)")  # fmt: skip
+    data.add_argument("--corruption-level", default=absent, type=float, metavar="X",
+                      help="share of pixels hit, or the Gaussian's sigma (0.3)")  # fmt: skip
+
+    model = train.add_argument_group("model")
+    model.add_argument("--model", default="vae", metavar="KIND", help=f"{', '.join(KINDS)} (vae)")
+    model.add_argument("--hidden", type=widths, metavar="W,W", help="widths of the encoder's hidden layers (400)")
+    model.add_argument("--latent", type=int, metavar="Z", help="latents (20)")
+    model.add_argument("--activation", metavar="NAME", help=f"{', '.join(ACTIVATIONS)} (relu)")
+    model.add_argument("--likelihood", metavar="NAME", help=f"{', '.join(LIKELIHOODS)} (bernoulli)")
+    model.add_argument("--sigma", type=float, metavar="X", help="of the likelihood gaussian (1)")
+
+    objective = train.add_argument_group("objective")
+    objective.add_argument("--bound", metavar="NAME", help=f"{', '.join(BOUNDS)} (elbo)")
+    objective.add_argument("--samples", default=absent, type=int, metavar="K", help="codes drawn per image (1)")
+    objective.add_argument("--beta", default=absent, type=float, metavar="X", help="weight of the KL (1)")
+    objective.add_argument("--warmup", default=absent, type=int, metavar="EPOCHS",
+                           help="epochs over which beta grows from 0 (0)")  # fmt: skip
+    objective.add_argument("--free-bits", type=float, metavar="X", help="nats per latent that cost nothing (0)")
+
+    steps = train.add_argument_group("optimisation")
+    steps.add_argument("--epochs", default=absent, type=int, metavar="N", help=f"passes ({defaults.epochs})")
+    steps.add_argument("--batch", default=absent, type=int, metavar="N", help=f"images per step ({defaults.batch})")
+    steps.add_argument("--lr", default=absent, type=float, metavar="X", help=f"learning rate ({defaults.lr})")
+    steps.add_argument("--optimizer", default=absent, metavar="NAME", help="adam, adamw, rmsprop, sgd (adam)")
+    steps.add_argument("--momentum", default=absent, type=float, metavar="X", help="of sgd (0.9)")
+    steps.add_argument("--weight-decay", default=absent, type=float, metavar="X", help="of adamw (0.01)")
+    steps.add_argument("--schedule", default=absent, metavar="NAME",
+                       help="constant; step: a tenth after each third; cosine: down to 0 (constant)")  # fmt: skip
+    steps.add_argument("--lr-warmup", default=absent, type=int, metavar="STEPS",
+                       help="steps over which the rate grows to its value (0)")  # fmt: skip
+    steps.add_argument("--clip", default=absent, type=float, metavar="X", help="largest gradient norm (none)")
+    steps.add_argument("--patience", default=absent, type=int, metavar="N",
+                       help="stop after N epochs without a better test loss, keep the best (never)")  # fmt: skip
+
+    run = train.add_argument_group("run")
+    run.add_argument("--seed", default=absent, type=int, metavar="N", help="of everything random (0)")
+    run.add_argument("--backend", default=absent, metavar="NAME", help=f"{', '.join(BACKENDS)} ({default_backend()})")
+    run.add_argument("--dtype", default=absent, metavar="NAME", help="float32, float64 (float32)")
+    run.add_argument("--out", type=Path, metavar="DIR", help="folder for the run (runs/1, runs/2, ...)")
+    run.add_argument("--json", action="store_true", help="print one JSON object with the final figures")
+
+
+def widths(text: str) -> tuple[int, ...]:
+    """'400,200' -> (400, 200), '' -> ()."""
+    try:
+        return tuple(int(part) for part in text.split(",")) if text else ()
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"expected whole numbers such as 400,200, got {text!r}") from None
