@@ -23,7 +23,7 @@ import numpy as np
 from npvae import datasets, noise
 from npvae.checkpoint import load_tensors, write_atomically
 from npvae.datasets import Dataset, Origin
-from npvae.errors import InputError, check_choice, check_real, check_whole
+from npvae.errors import InputError, check_choice, check_memory, check_real, check_whole
 from npvae.flat import Array, sizes
 from npvae.models import describe, make_model
 from npvae.noise import Purpose, stream
@@ -158,7 +158,9 @@ class Run:
         """n images (n, D) from the prior: z ~ N(0, 1), decoded. InputError for an autoencoder, which has no prior."""
         model = self._vae("sample")
         rng = stream(self.seed if seed is None else check_seed(seed), Purpose.SAMPLE)
-        return self.decode(rng.standard_normal((check_whole("n", n), model.latent)))
+        each = 8 * model.latent + 2 * self.theta.itemsize * model.data  # decode collects its parts, then joins them
+        check_memory(f"drawing {n} images", check_whole("n", n) * each, "draw fewer at a time, with several seeds")
+        return self.decode(rng.standard_normal((n, model.latent)))
 
     def rates(self, x: Array) -> Array:
         """KL(q(z|x) || p(z)) per latent, (Z,), in nats, averaged over x (n, D) as it is evaluated."""

@@ -343,3 +343,8 @@ def test_metrics_with_rows_missing_are_not_gone_on_with(folder, digits, fault):
     with pytest.raises(nv.InputError, match=r"metrics\.csv"):
         nv.resume(folder, digits)
     assert nv.load(folder).sample(2).shape == (2, 784)
+
+
+def test_more_samples_than_memory_are_refused(trained):
+    with pytest.raises(nv.InputError, match=r"drawing 1000000000 images needs .* GiB"):
+        trained["vae"].sample(10**9)

@@ -748,3 +748,26 @@ def test_a_full_disk_leaves_the_previous_checkpoint(few, tmp_path, monkeypatch, 
     assert sorted(path.name for path in folder.iterdir()) == ["checkpoint.safetensors", "config.json", "metrics.csv"]
     whole = nv.train(small(), few, epochs=4, batch=BATCH)
     assert nv.resume(folder, few).theta.tobytes() == whole.theta.tobytes()
+
+
+def test_arrays_have_to_be_given_again(tmp_path):
+    data = nv.datasets.from_arrays(np.random.default_rng(0).random((40, 9)))
+    run = nv.train(nv.VAE(9, (4,), 2), data, epochs=1, batch=BATCH, out=tmp_path / "run")
+    with pytest.raises(nv.InputError, match="trained on arrays"):
+        nv.resume(tmp_path / "run")
+    assert nv.resume(tmp_path / "run", data).theta.tobytes() == run.theta.tobytes()
+
+
+def test_a_signal_after_a_step_that_broke_the_parameters_keeps_the_checkpoint(few, tmp_path, monkeypatch):
+    """The loss was finite, the update was not: it must not be written down."""
+    original = nv.Adam.step
+
+    def step(self):
+        original(self)
+        self.ws.theta[3] = np.inf
+        signal.raise_signal(signal.SIGINT)
+
+    monkeypatch.setattr(nv.Adam, "step", step)
+    with pytest.raises(nv.DivergenceError):
+        nv.train(small(), few, epochs=1, batch=BATCH, out=tmp_path / "run")
+    assert np.isfinite(nv.load(tmp_path / "run").theta).all()

@@ -32,7 +32,9 @@ def load(source: str | os.PathLike[str], *, rescale: bool = False, rows: int | N
     ((100, 784), (2000, 784), [5, 0, 4, 1, 9])
     """
     if not isinstance(source, (str, os.PathLike)) or not os.fspath(source):
-        raise InputError(f"data must be a name or a path, got {source!r:.80}; for arrays there is from_arrays")
+        raise InputError(
+            f"data must be a name or a path, got {type(source).__name__} {source!r:.30}; for arrays there is from_arrays"
+        )
     with reading(source):
         named = isinstance(source, str) and source in known.NAMES
         raw = known.read(str(source)) if named else _read_path(source)
