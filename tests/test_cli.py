@@ -546,7 +546,7 @@ def test_a_run_finds_its_data_from_another_folder(npvae, undrawn, monkeypatch):
 def test_bad_wishes_of_a_good_run(npvae, run, trained):
     before = contents(run)
     refused(npvae("sample", run, "-n", 0), "n must be", "at least 1")
-    refused(npvae("sample", run, "-n", 10**15), "memory")
+    refused(npvae("sample", run, "-n", 10**15), "needs", "GiB")
     refused(npvae("sample", run, "--seed", -1), "seed")
     refused(npvae("sample", run, "--out", "x.jpg"), ".png or .npy", "x.jpg")
     refused(npvae("sample", run, "--out", "nowhere/x.npy"), "nowhere")

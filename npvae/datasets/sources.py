@@ -33,7 +33,8 @@ def load(source: str | os.PathLike[str], *, rescale: bool = False, rows: int | N
     """
     if not isinstance(source, (str, os.PathLike)) or not os.fspath(source):
         raise InputError(
-            f"data must be a name or a path, got {type(source).__name__} {source!r:.30}; for arrays there is from_arrays"
+            f"data must be a name or a path, got {type(source).__name__} {source!r:.30}; "
+            "for arrays there is from_arrays"
         )
     with reading(source):
         named = isinstance(source, str) and source in known.NAMES
