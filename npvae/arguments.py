@@ -79,6 +79,7 @@ def parser() -> argparse.ArgumentParser:
 
     going_on = command("resume", "go on with an interrupted run", RESUME)
     going_on.add_argument("run", metavar="DIR", help="the run's folder")
+    going_on.add_argument("--data", metavar="NAME|PATH", help="where the run's images are now, if they have moved")
     going_on.add_argument("--json", action="store_true", help="print one JSON object with the final figures")
 
     sampling = command("sample", "new images from the prior", SAMPLE)
@@ -102,6 +103,7 @@ def parser() -> argparse.ArgumentParser:
 
     drawing = command("plot", "draw a run's pictures again", PLOT)
     drawing.add_argument("run", metavar="DIR", help="the run's folder")
+    drawing.add_argument("--data", metavar="NAME|PATH", help="where the run's images are now, if they have moved")
     drawing.add_argument("--out", metavar="DIR", type=Path, help=f"where to (the run's {FIGURES}/)")
 
     telling = command("info", "versions, threads, vector width, folders", INFO)
@@ -166,7 +168,7 @@ def add_train_options(train: argparse.ArgumentParser) -> None:
     run.add_argument("--seed", default=absent, type=int, metavar="N", help="of everything random (0)")
     run.add_argument("--backend", default=absent, metavar="NAME", help=f"{', '.join(BACKENDS)} ({default_backend()})")
     run.add_argument("--dtype", default=absent, metavar="NAME", help="float32, float64 (float32)")
-    run.add_argument("--out", type=Path, metavar="DIR", help="folder for the run (runs/1, runs/2, ...)")
+    run.add_argument("--out", metavar="DIR", help="folder for the run (runs/1, runs/2, ...)")
     run.add_argument("--json", action="store_true", help="print one JSON object with the final figures")
 
 

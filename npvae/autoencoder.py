@@ -58,7 +58,8 @@ class Autoencoder:
     activation: str = "relu"
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "hidden", check_architecture(self.data, self.hidden, self.latent, self.activation))
+        for name, plain in check_architecture(self.data, self.hidden, self.latent, self.activation).items():
+            object.__setattr__(self, name, plain)
 
     @cached_property
     def encoder(self) -> MLP:
@@ -129,7 +130,9 @@ class LinearAutoencoder:
     latent: int = 20
 
     def __post_init__(self) -> None:
-        check_architecture(self.data, (), self.latent, "identity")
+        plain = check_architecture(self.data, (), self.latent, "identity")
+        object.__setattr__(self, "data", plain["data"])
+        object.__setattr__(self, "latent", plain["latent"])
 
     def params(self) -> LinearParams:
         """Layout of theta."""

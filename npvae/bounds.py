@@ -24,7 +24,7 @@ class ELBO:
     free_bits: float = 0.0
 
     def __post_init__(self) -> None:
-        check_real("free_bits", self.free_bits, 0.0)
+        object.__setattr__(self, "free_bits", check_real("free_bits", self.free_bits, 0.0))
 
     def rate(self, batch: int, samples: int, latent: int) -> Shape:
         """Layout of the rate: one per image and latent."""

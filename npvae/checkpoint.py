@@ -60,8 +60,8 @@ def write_atomically(path: Path, content: bytes | Iterable[bytes | bytearray | m
     except BaseException as error:
         with suppress(OSError):
             temporary.unlink()
-        if isinstance(error, OSError):
-            error.filename, error.filename2 = str(path), None  # a full disk does not say what did not fit
+        if isinstance(error, OSError) and error.filename2 is None:
+            error.filename = str(path)  # a full disk does not say what did not fit
         raise
     # Syncing the folder makes the rename outlast a power cut. Windows and some network disks refuse; the new
     # file is in place by now, so an error here would wrongly say that nothing had changed.

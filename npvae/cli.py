@@ -10,6 +10,7 @@ import signal
 import sys
 import threading
 from collections.abc import Callable
+from contextlib import suppress
 from importlib.metadata import version
 from pathlib import Path
 from types import FrameType
@@ -26,7 +27,7 @@ from npvae.evaluation import evaluate
 from npvae.models import OPTIONS, make_model
 from npvae.ops import default_backend
 from npvae.progress import Progress
-from npvae.runs import CONFIG, FIGURES, Run, Settings, load
+from npvae.runs import CONFIG, FIGURES, Run, Settings, load, read_config
 from npvae.training import Interrupted, resume, train
 from npvae.vae import VAE
 
@@ -68,15 +69,21 @@ def train_command(options: argparse.Namespace) -> None:
     named = {name: getattr(options, name) for name in ("latent", *OPTIONS["vae"])}
     model = make_model(options.model, data.train.images.shape[1], **named)
     settings = {name: getattr(options, name) for name in Settings.__dataclass_fields__ if hasattr(options, name)}
-    options.out = options.out or free_folder()
-    run = train(model, data, out=options.out, **settings)
+    claimed = free_folder() if options.out is None else None
+    options.out = options.out if claimed is None else str(claimed)
+    try:
+        run = train(model, data, out=options.out, **settings)
+    finally:
+        if claimed is not None:
+            with suppress(OSError):  # it holds a run, unless the run was refused
+                claimed.rmdir()
     finish(run, data, options.json)
 
 
 def resume_command(options: argparse.Namespace) -> None:
     """npvae resume."""
-    run = resume(options.run)
-    finish(run, run.dataset(), options.json)
+    data = read_config(Path(options.run)).dataset(options.data)
+    finish(resume(options.run, data), data, options.json)
 
 
 def finish(run: Run, data: Dataset, as_json: bool) -> None:
@@ -151,7 +158,7 @@ def evaluate_command(options: argparse.Namespace) -> None:
 def plot_command(options: argparse.Namespace) -> None:
     """npvae plot."""
     run = load(options.run)
-    for path in plots.save(plots.figures(run, run.dataset()), options.out or Path(options.run) / FIGURES):
+    for path in plots.save(plots.figures(run, run.dataset(options.data)), options.out or Path(options.run) / FIGURES):
         print(path)
 
 
@@ -198,11 +205,16 @@ def hear_sigterm() -> Callable[[], Any]:
 
 
 def free_folder() -> Path:
-    """The first of runs/1, runs/2, ... that does not exist."""
+    """Make the first of runs/1, runs/2, ... that does not exist: made here, no other training takes it."""
     number = 1
-    while (Path("runs") / str(number)).exists():
-        number += 1
-    return Path("runs") / str(number)
+    while True:
+        folder = Path("runs") / str(number)
+        try:
+            folder.mkdir(parents=True)
+        except FileExistsError:
+            number += 1
+        else:
+            return folder
 
 
 def data_of(run: Run, other: str | None) -> Dataset:

@@ -52,7 +52,10 @@ def check_real(what: str, value: object, least: float, below: float = float("inf
     npvae.errors.InputError: lr must be a number above 0.0, got -1
     """
     if isinstance(value, Real) and not isinstance(value, bool):
-        number = float(value)
+        try:
+            number = float(value)
+        except OverflowError:  # a whole number of more than 308 digits
+            number = float("inf")
         if (number > least if open_ else number >= least) and number < below:
             return number
     bound = f"above {least}" if open_ else f"of at least {least}"

@@ -64,12 +64,14 @@ def evaluate(
     method its variance is Var(w)/(K E[w]^2), which the samples estimate as (sum w^2/(sum w)^2 - 1/K) K/(K - 1).
     """
     run.check(images)
+    if samples is not None:
+        check_whole("samples", samples)
     if not isinstance(run.model, VAE):
         return measure(run, run.ws, images)
     plain = measure(run, _workspace(run, run.ws.batch, run.ws.samples, ELBO()), images)
     if samples is None:
         return plain
-    log_p, error = _importance(run, images, check_whole("samples", samples), watch)
+    log_p, error = _importance(run, images, samples, watch)
     across = float(log_p.std(ddof=1) / math.sqrt(len(log_p))) if len(log_p) > 1 else math.nan
     return plain._replace(samples=samples, nll=float(-log_p.mean()), nll_se=across, nll_se_image=float(error.mean()))
 

@@ -103,7 +103,7 @@ class Gaussian:
     check_training = staticmethod(any_images)
 
     def __post_init__(self) -> None:
-        check_real("sigma", self.sigma, 0.0, open_=True)
+        object.__setattr__(self, "sigma", check_real("sigma", self.sigma, 0.0, open_=True))
 
     def forward(self, ops: Any, p: Tree, target: Array, a: Tree) -> None:
         """a.y, target -> a.log_px."""

@@ -89,11 +89,13 @@ class MLP:
             layer.b[:] = 0
 
 
-def check_architecture(data: object, hidden: object, latent: object, activation: object) -> tuple[int, ...]:
-    """Return `hidden` as a tuple, or raise InputError unless these describe an encoder and its mirror image."""
-    check_whole("data", data)
-    check_whole("latent", latent)
+def check_architecture(data: object, hidden: object, latent: object, activation: object) -> dict[str, Any]:
+    """Return data, hidden (a tuple) and latent as plain numbers, by name.
+
+    Raises InputError unless these describe an encoder and its mirror image.
+    """
     check_choice("activation", activation, ACTIVATIONS)
     if not isinstance(hidden, tuple | list):
         raise InputError(f"hidden must be a tuple of widths such as (400, 200), got {hidden!r}")
-    return tuple(check_whole("hidden", width) for width in hidden)
+    widths = tuple(check_whole("hidden", width) for width in hidden)
+    return {"data": check_whole("data", data), "hidden": widths, "latent": check_whole("latent", latent)}

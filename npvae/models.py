@@ -40,6 +40,8 @@ bound=ELBO(free_bits=0.0))
     for name in given:
         if name not in ("latent", *OPTIONS[kind]):
             raise InputError(f"{name} means nothing to the model {kind!r}: leave it out")
+    if given.get("hidden") == () and "activation" in given:
+        raise InputError("activation means nothing without hidden layers: leave it out")
     if kind == "vae":
         likelihood = check_choice("likelihood", given.get("likelihood", "bernoulli"), LIKELIHOODS)
         bound = check_choice("bound", given.get("bound", "elbo"), BOUNDS)

@@ -76,7 +76,7 @@ def corrupt(rng: np.random.Generator, images: Array, kind: str, level: float) ->
     return noisy
 
 
-def check_corruption(kind: object, level: float) -> None:
-    """Raise InputError unless `corrupt` can work with these."""
+def check_corruption(kind: object, level: float) -> float:
+    """Return `level` as a float, or raise InputError unless `corrupt` can work with these."""
     check_choice("corruption", kind, CORRUPTIONS)
-    check_real("corruption level", level, 0.0, float("inf") if kind == "gaussian" else 1.0, open_=True)
+    return check_real("corruption level", level, 0.0, float("inf") if kind == "gaussian" else 1.0, open_=True)

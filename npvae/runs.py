@@ -99,10 +99,11 @@ class Settings:
         wholes = {"epochs": 1, "batch": 1, "samples": 1, "lr_warmup": 0, "warmup": 0, "patience": 1}
         for name, least in wholes.items():
             if filled[name] is not None:
-                check_whole(name, filled[name], least)
-        check_real("lr", self.lr, 0.0, open_=True)
-        if filled["beta"] is not None:
-            check_real("beta", filled["beta"], 0.0)
+                filled[name] = check_whole(name, filled[name], least)
+        reals = {"lr": True, "beta": False, "clip": True, "momentum": False, "weight_decay": False}
+        for name, open_ in reals.items():
+            if filled[name] is not None:
+                filled[name] = check_real(name, filled[name], 0.0, open_=open_)
         check_choice("optimizer", self.optimizer, ("adam", "adamw", "rmsprop", "sgd"))
         check_choice("schedule", self.schedule, ("constant", "step", "cosine"))
         check_choice("binarize", filled["binarize"], noise.BINARIZATIONS)
@@ -110,8 +111,9 @@ class Settings:
         check_choice("dtype", self.dtype, ("float32", "float64"))
         check_choice("corruption", self.corruption, noise.CORRUPTIONS)
         if self.corruption != "none":
-            noise.check_corruption(self.corruption, filled["corruption_level"])
-        check_seed(self.seed)
+            level = noise.check_corruption(self.corruption, filled["corruption_level"])
+            filled["corruption_level"] = level
+        filled["seed"] = check_seed(self.seed)
         return Settings(**filled)
 
 
@@ -142,8 +144,8 @@ class Run:
         return self.settings.seed
 
     def encode(self, x: Array) -> Array:
-        """x (n, D) -> codes (n, Z), for a VAE the posterior means. InputError for what `check` refuses."""
-        self.check(x)
+        """x (n, D) -> codes (n, Z), for a VAE the posterior means. InputError if they are not finite images."""
+        self._check_form(x)
         return self.ws.encode(x)
 
     def decode(self, z: Array) -> Array:
@@ -185,18 +187,23 @@ class Run:
         return noise.binarize(stream(self.seed, Purpose.EVALUATE_BINARIZE), x)
 
     def check(self, images: Array) -> None:
-        """Raise InputError unless images (n, D) are what this model was made for."""
+        """Raise InputError unless images (n, D) are what this model was made to reconstruct."""
+        self._check_form(images)
+        if isinstance(self.model, VAE):
+            self.model.p_x.check(images)
+        if self.settings.binarize != "none" and (images.min() < 0 or images.max() > 1):
+            raise InputError("binarisation needs pixels in [0, 1]: rescale them (--rescale) or say binarize 'none'")
+
+    def _check_form(self, images: Array) -> None:
+        """Raise InputError unless these are finite images (n, D): what an encoder can see, corrupted or not."""
         if not isinstance(images, np.ndarray) or images.dtype.kind not in "fiub":
-            raise InputError(f"images must be an array of real numbers (n, {self.model.data}), got {images!r:.80}")
+            came = type(images).__name__
+            raise InputError(f"images must be an array of real numbers (n, {self.model.data}), got {came}")
         if images.ndim != 2 or images.shape[1] != self.model.data or not len(images):
             raise InputError(f"the model takes images (n, {self.model.data}) with n of at least 1, got {images.shape}")
         if not np.isfinite(images).all():
             row, column = np.argwhere(~np.isfinite(images))[0]
             raise InputError(f"images must be finite: there is {images[row, column]} in row {row}, column {column}")
-        if isinstance(self.model, VAE):
-            self.model.p_x.check(images)
-        if self.settings.binarize != "none" and (images.min() < 0 or images.max() > 1):
-            raise InputError("binarisation needs pixels in [0, 1]: rescale them (--rescale) or say binarize 'none'")
 
     def dataset(self, data: Dataset | str | PathLike[str] | None = None) -> Dataset:
         """What the run was trained on, loaded again from where it came, or as given.
@@ -215,8 +222,8 @@ class Run:
         return data
 
     def fingerprint(self) -> Array:
-        """SHA-256 of the model's description, as 32 bytes: what ties a checkpoint to its model."""
-        text = json.dumps(describe(self.model), sort_keys=True)
+        """SHA-256 of model, settings and data, as 32 bytes: what ties a checkpoint to its run."""
+        text = json.dumps([describe(self.model), asdict(self.settings), self.data["digest"]], sort_keys=True)
         return np.frombuffer(hashlib.sha256(text.encode()).digest(), np.uint8)
 
     @property
@@ -274,12 +281,12 @@ def load(folder: str | PathLike[str]) -> Run:
 
 
 def adopt(run: Run, tensors: dict[str, Array]) -> None:
-    """Copy a checkpoint's theta into the run; InputError if it is not this model's."""
-    theta, mark = tensors.get("theta", np.empty(0)), tensors.get("model.sha256", np.empty(0))
+    """Copy a checkpoint's theta into the run; InputError if it is not this run's."""
+    theta, mark = tensors.get("theta", np.empty(0)), tensors.get("run.sha256", np.empty(0))
     if theta.shape != run.theta.shape or theta.dtype != run.theta.dtype or not np.array_equal(mark, run.fingerprint()):
         raise InputError(
-            f"{run.folder}/{CHECKPOINT} is the checkpoint of another model than {CONFIG} describes, {run.model!r}: "
-            "put the files of one run together again"
+            f"{run.folder}/{CHECKPOINT} is the checkpoint of another model, or of other settings or data, than "
+            f"{CONFIG} describes: put the files of one run together again"
         )
     run.theta[:] = theta
 

@@ -30,11 +30,16 @@ from npvae.runs import CHECKPOINT, COLUMNS, CONFIG, METRICS, Run, Settings, adop
 from npvae.vae import VAE
 from npvae.workspace import Model, Workspace
 
+ADVICE = "Train again under another name, with a smaller lr or a clip of 1"
+
 Callback = Callable[[Run, dict[str, float]], None]
 
 
 class Interrupted(KeyboardInterrupt):  # it is what Ctrl-C raises, with the checkpoint written
-    """SIGINT or SIGTERM came; `number` says which, `run` is what was being trained, its checkpoint written."""
+    """SIGINT or SIGTERM came; `number` says which.
+
+    `run` is what was being trained, the checkpoint in its folder written; None if the signal did not wait for a step.
+    """
 
     def __init__(self, number: int, run: Run | None = None) -> None:
         super().__init__(f"stopped by {signal.Signals(number).name}")
@@ -64,13 +69,13 @@ def train(
     """
     for name in settings:
         check_choice("setting", name, Settings.__dataclass_fields__)
-    if callable(callbacks):
-        raise InputError(f"callbacks must be a tuple of functions, got {callbacks!r}: write ({callbacks!r},)")
+    if not isinstance(callbacks, tuple | list) or not all(callable(callback) for callback in callbacks):
+        raise InputError(f"callbacks must be a tuple of functions such as (f,), got {callbacks!r}")
     if out is not None and not str(out):
         raise InputError("out must name a folder, got ''")
     folder = None if out is None else Path(out)
-    if folder is not None and any((folder / name).exists() for name in (CONFIG, METRICS, CHECKPOINT)):
-        raise InputError(f"{folder} holds another run: go on with it by `npvae resume {folder}`, or give another name")
+    if folder is not None:
+        _check_free(folder)
     images = data if isinstance(data, Dataset) else datasets.load(data)
     completed = Settings(**settings).completed(model)
     ws = Workspace(model, completed.batch, completed.samples or 1, completed.dtype, completed.backend, completed.seed)
@@ -85,7 +90,7 @@ def train(
     trainer = Trainer(run, ws, images)
     if folder is not None:  # not before all is checked: a refused training leaves no folder behind
         _make_folder(folder)
-        trainer.save()  # before the configuration: a run that has one can be resumed
+        trainer.save()  # before the configuration, which makes the folder a run: one that has it can be resumed
         run.write_config()
     trainer.fit(callbacks, watched)
     return run
@@ -229,12 +234,13 @@ class Trainer:
         raise Interrupted(caught[0], self.run)
 
     def _diverged(self, step: int, loss: float, terms: dict[str, float]) -> None:
-        kept = "" if self.run.folder is None else f" The last good checkpoint is kept in {self.run.folder}."
         raise DivergenceError(
             f"the loss became {loss} at step {step} (epoch {self.epoch + 1}): reconstruction "
-            f"{terms['reconstruction']}, rate {terms['rate']}.{kept} Train again under another name, with a smaller lr "
-            "or with clip=1"
+            f"{terms['reconstruction']}, rate {terms['rate']}.{self._kept()} {ADVICE}"
         )
+
+    def _kept(self) -> str:
+        return "" if self.run.folder is None else f" The last good checkpoint is kept in {self.run.folder}."
 
     # ── The checkpoint ───────────────────────────────────────────────────────────────────────────────────────────
 
@@ -242,7 +248,7 @@ class Trainer:
         """All the state, as named arrays; the vectors are the live ones."""
         return {
             "theta": self.ws.theta,
-            "model.sha256": self.run.fingerprint(),
+            "run.sha256": self.run.fingerprint(),
             **{f"optimizer.{name}": vector for name, vector in self.optimizer.state.items()},
             "optimizer.steps": np.array(self.optimizer.steps, np.int64),
             "train.epoch": np.array(self.epoch, np.int64),
@@ -256,8 +262,12 @@ class Trainer:
 
     def save(self) -> None:
         """Write the checkpoint, where the run has a folder; DivergenceError instead of one that is not finite."""
-        if not np.isfinite(self.ws.theta).all():
-            self._diverged(self.optimizer.steps, math.nan, self.ws.terms)
+        for name, vector in {"theta": self.ws.theta, **self.optimizer.state}.items():
+            if not np.isfinite(vector).all():
+                raise DivergenceError(
+                    f"after step {self.optimizer.steps} (epoch {self.epoch + 1}) {name} is no longer finite."
+                    f"{self._kept()} {ADVICE}"
+                )
         if self.run.folder is not None:
             save_tensors(self.run.folder / CHECKPOINT, self._tensors(), {"seconds": repr(self.seconds)})
 
@@ -328,6 +338,14 @@ def signals() -> Iterator[list[int]]:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler or signal.SIG_DFL)  # None: a handler that was not Python's
+
+
+def _check_free(folder: Path) -> None:
+    held = [name for name in (CONFIG, METRICS, CHECKPOINT) if (folder / name).exists()]
+    if CONFIG in held:
+        raise InputError(f"{folder} holds another run: go on with it by `npvae resume {folder}`, or give another name")
+    if held:
+        raise InputError(f"{folder} holds {' and '.join(held)} without {CONFIG}: move that away, or give another name")
 
 
 def _make_folder(folder: Path) -> None:

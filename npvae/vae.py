@@ -91,7 +91,8 @@ gaussian-optimal, gaussian-pixel. Did you mean 'bernoulli'?
     bound: Bound = dataclasses.field(default_factory=ELBO)
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "hidden", check_architecture(self.data, self.hidden, self.latent, self.activation))
+        for name, plain in check_architecture(self.data, self.hidden, self.latent, self.activation).items():
+            object.__setattr__(self, name, plain)
         object.__setattr__(self, "likelihood", as_likelihood(self.likelihood))
         if not isinstance(self.bound, Bound):
             raise InputError(f"bound must be ELBO(...) or IWAE(), got {self.bound!r}")

@@ -116,17 +116,17 @@ def test_rows_beyond_a_nan_do_not_meet_it():
         from_arrays(images, np.ones((2, 2)), rows=13)
 
 
-def test_rescale_maps_both_sets_by_the_training_range():
-    data = from_arrays([[-10], [30], [10]], [[50], [-10]], rescale=True)
-    np.testing.assert_array_equal(data.train.images[:, 0], [0, 1, 0.5])
-    np.testing.assert_array_equal(data.test.images[:, 0], [1.5, 0])
+def test_rescale_maps_both_sets_by_their_common_range():
+    data = from_arrays([[-10], [40], [15]], [[90], [-10]], rescale=True)
+    np.testing.assert_array_equal(data.train.images[:, 0], [0, 0.5, 0.25])
+    np.testing.assert_array_equal(data.test.images[:, 0], [1, 0])
 
 
 @settings(deadline=None)
 @given(hnp.arrays(np.float32, (6, 3), elements=st.floats(-(2.0**100), 2.0**100, width=32)))
 def test_rescaled_training_images_fill_the_unit_interval(images):
     if images.min() == images.max():
-        with pytest.raises(InputError, match="every training pixel is"):
+        with pytest.raises(InputError, match="every pixel is"):
             from_arrays(images, images, rescale=True)
     else:
         train = from_arrays(images, images, rescale=True).train.images
@@ -180,9 +180,8 @@ ONES = np.ones((4, 2))
         ({"train": ONES, "rows": 4}, "there are 3 (1 more are held out as test)"),
         ({"train": ONES, "rows": 0}, "rows must be a whole number of at least 1, got 0"),
         ({"train": ONES, "rows": 1.5}, "got 1.5"),
-        ({"train": ONES, "rescale": True}, "every training pixel is 1"),
+        ({"train": ONES, "rescale": True}, "every pixel is 1"),
         ({"train": [[-3e38], [3e38], [0]], "rescale": True}, "wider than float32"),
-        ({"train": [[0], [1e-30]], "test": [[1e30]], "rescale": True}, "test images, mapped by the"),
     ],
 )  # fmt: skip
 def test_what_from_arrays_refuses(arguments, words):

@@ -141,8 +141,10 @@ def test_activations_keep_their_variance_on_the_way_down():
 
 
 def test_architecture_is_checked():
-    assert check_architecture(4, [3, 2], 1, "relu") == (3, 2)
-    assert check_architecture(np.int64(4), (), 1, "tanh") == ()
+    assert check_architecture(4, [3, 2], 1, "relu") == {"data": 4, "hidden": (3, 2), "latent": 1}
+    plain = check_architecture(np.int64(4), (np.int32(3),), np.uint8(1), "tanh")
+    assert plain == {"data": 4, "hidden": (3,), "latent": 1}
+    assert {type(number) for number in (plain["data"], *plain["hidden"], plain["latent"])} == {int}
     for wrong in ((0, (), 1), (4, (), 0), (4, (3, 0), 1), (4, (3.5,), 1), (4, "32", 1), (4, 3, 1), (4, None, 1)):
         with pytest.raises(InputError, match=r"must be a (whole number|tuple)"):
             check_architecture(*wrong, "relu")

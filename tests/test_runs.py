@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 import npvae as nv
+from npvae import plots
 from npvae.checkpoint import load_tensors, save_tensors
 from npvae.datasets import Split
 from npvae.runs import Settings
@@ -268,7 +269,7 @@ def test_a_damaged_checkpoint(folder, digits):
     refused(folder, digits, "checkpoint.safetensors")
 
 
-@pytest.mark.parametrize("name", ("theta", "model.sha256", "train.epoch"))
+@pytest.mark.parametrize("name", ("theta", "run.sha256", "train.epoch"))
 def test_a_checkpoint_that_lacks_what_loading_needs(folder, digits, name):
     path = folder / "checkpoint.safetensors"
     tensors, metadata = load_tensors(path)
@@ -348,3 +349,13 @@ def test_metrics_with_rows_missing_are_not_gone_on_with(folder, digits, fault):
 def test_more_samples_than_memory_are_refused(trained):
     with pytest.raises(nv.InputError, match=r"drawing 1000000000 images needs .* GiB"):
         trained["vae"].sample(10**9)
+
+
+@pytest.mark.parametrize("corruption", ("masking", "gaussian", "salt-and-pepper"))
+@pytest.mark.parametrize("model", (nv.VAE(784, (8,), 2), nv.Autoencoder(784, (8,), 2)), ids=("vae", "ae"))
+def test_what_a_denoising_model_sees_may_leave_the_range(digits, model, corruption):
+    """Only what is to be reconstructed must be in [0, 1]."""
+    run = nv.train(model, digits, epochs=1, corruption=corruption, corruption_level=0.9, binarize="static")
+    seen = run.corrupt(run.binarize(digits.test.images))
+    assert run.reconstruct(seen).shape == seen.shape
+    assert plots.figures(run, digits)["reconstructions"]

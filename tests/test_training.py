@@ -389,7 +389,7 @@ def test_nothing_is_written_without_a_folder(few, tmp_path, monkeypatch, capfd):
 @pytest.mark.parametrize("file", ("config.json", "metrics.csv", "checkpoint.safetensors"))
 def test_a_folder_with_another_run_is_refused(few, tmp_path, file):
     (tmp_path / file).write_text("precious")
-    with pytest.raises(nv.InputError, match="npvae resume"):
+    with pytest.raises(nv.InputError, match="npvae resume" if file == "config.json" else "without config.json"):
         nv.train(small(), few, epochs=1, out=tmp_path)
     assert [(path.name, path.read_text()) for path in tmp_path.iterdir()] == [(file, "precious")]
 
@@ -771,3 +771,34 @@ def test_a_signal_after_a_step_that_broke_the_parameters_keeps_the_checkpoint(fe
     with pytest.raises(nv.DivergenceError):
         nv.train(small(), few, epochs=1, batch=BATCH, out=tmp_path / "run")
     assert np.isfinite(nv.load(tmp_path / "run").theta).all()
+
+
+def test_a_moment_that_is_not_finite_is_not_written_down(few, tmp_path):
+    """In float32 the square of such a gradient is infinite: the parameters would silently stand still."""
+    model = small(likelihood=nv.Gaussian(1e-12))
+    with pytest.raises(nv.DivergenceError, match="square is no longer finite"):
+        nv.train(model, few, epochs=1, batch=BATCH, out=tmp_path / "run")
+    assert np.isfinite(nv.load(tmp_path / "run").theta).all()
+
+
+def test_numbers_of_numpy_are_numbers(few, tmp_path):
+    model = nv.VAE(np.int64(784), (np.int32(8),), np.int16(2), bound=nv.ELBO(np.float32(0.5)))
+    settings = {"epochs": np.int64(1), "batch": np.int64(BATCH), "lr": np.float32(1e-3), "seed": np.uint8(3)}
+    run = nv.train(model, few, out=tmp_path / "run", **settings)
+    assert nv.load(tmp_path / "run").theta.tobytes() == run.theta.tobytes()
+
+
+def test_files_of_two_runs_are_not_mixed(few, tmp_path):
+    for seed in (0, 1):
+        nv.train(small(), few, epochs=1, batch=BATCH, seed=seed, out=tmp_path / str(seed))
+    (tmp_path / "0" / "checkpoint.safetensors").replace(tmp_path / "1" / "checkpoint.safetensors")
+    for use in (nv.load, lambda folder: nv.resume(folder, few)):
+        with pytest.raises(nv.InputError, match="other settings"):
+            use(tmp_path / "1")
+
+
+@pytest.mark.parametrize("callbacks", (print, None, ("x",)))
+def test_callbacks_are_functions(few, tmp_path, callbacks):
+    with pytest.raises(nv.InputError, match="callbacks must be a tuple of functions"):
+        nv.train(small(), few, epochs=1, out=tmp_path / "run", callbacks=callbacks)
+    assert not (tmp_path / "run").exists()

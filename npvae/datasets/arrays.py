@@ -70,8 +70,8 @@ def from_arrays(
 
     Booleans, integers and floats become float32 as they are: 0..255 stays 0..255. Contiguous float32 images
     are not copied. Without `test`, the last tenth of the images (at least one) is held out as test.
-    `rows` keeps the first so many training images; `rescale` then maps the least and the greatest training
-    value to 0 and 1, and the test images by the same map, which may leave some of them slightly outside.
+    `rows` keeps the first so many training images; `rescale` then maps the least and the greatest value of
+    the training and test images to 0 and 1.
 
     Raises `InputError` for NaN and infinite values (says where), for other dtypes and shapes, for images of
     two sizes, labels that do not fit the images, no images, fewer than `rows`, and constant images under
@@ -80,8 +80,8 @@ def from_arrays(
     >>> data = from_arrays(np.arange(320).reshape(20, 4, 4), rescale=True)
     >>> data.train.images.shape, data.test.images.shape, data.shape
     ((18, 16), (2, 16), (4, 4))
-    >>> float(data.train.images.max())
-    1.0
+    >>> float(data.train.images.min()), float(data.test.images.max())
+    (0.0, 1.0)
     """
     return assemble(Raw(train, test, train_labels, test_labels), name=name, rescale=rescale, rows=rows)
 
@@ -188,15 +188,14 @@ def _check_finite(images: NDArray[np.float32], what: str) -> None:
 
 
 def _rescaled(train: NDArray[np.float32], test: NDArray[np.float32]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-    low, high = train.min(), train.max()
+    low, high = min(train.min(), test.min()), max(train.max(), test.max())
     with np.errstate(over="ignore"):
         span = high - low
         if span == 0:
-            raise InputError(f"rescale: every training pixel is {low:g}, and one value cannot be spread over [0, 1]")
+            raise InputError(f"rescale: every pixel is {low:g}, and one value cannot be spread over [0, 1]")
         if not np.isfinite(span):
-            raise InputError(f"rescale: the training range [{low:g}, {high:g}] is wider than float32 can hold")
+            raise InputError(f"rescale: the range [{low:g}, {high:g}] is wider than float32 can hold")
         train, test = (train - low) / span, (test - low) / span
-    _check_finite(test, "test images, mapped by the training range,")
     return train, test
 
 

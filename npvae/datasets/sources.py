@@ -21,7 +21,7 @@ def load(source: str | os.PathLike[str], *, rescale: bool = False, rows: int | N
     IDX files; or a folder of PNGs of one size, taken in the order of their names, colours averaged to grey.
 
     Pixels of IDX files and PNGs, whose format says what white is, come in [0, 1]. Those of .npy and .npz stay
-    as they are; `rescale` maps the training images' [min, max] to [0, 1], the test images by the same map.
+    as they are; `rescale` maps the [min, max] of the training and test images to [0, 1].
     `rows` keeps the first so many training images. A source without test images has its last tenth held out.
 
     Returns images (n, D) float32 and labels (n,) int64 or None. Raises `InputError` for unknown names, for
@@ -40,7 +40,8 @@ def load(source: str | os.PathLike[str], *, rescale: bool = False, rows: int | N
         named = isinstance(source, str) and source in known.NAMES
         raw = known.read(str(source)) if named else _read_path(source)
     data = assemble(raw, name=os.fspath(source), rescale=rescale, rows=rows)
-    return data._replace(origin=Origin(str(source) if named else str(Path(source).absolute()), rows, rescale))
+    place = str(source) if named else str(Path(source).absolute())
+    return data._replace(origin=Origin(place, None if rows is None else int(rows), bool(rescale)))
 
 
 def _read_path(source: str | os.PathLike[str]) -> Raw:
