@@ -73,6 +73,8 @@ def gradcheck(ws: Workspace, x: Array, target: Array | None = None, beta: float 
     >>> nv.gradcheck(ws, np.eye(4, 6)).ok
     True
     """
+    if not isinstance(ws, Workspace):
+        raise InputError(f"ws must be a Workspace, such as Workspace(model, batch=8), got {type(ws).__name__}")
     check_whole("entries", entries)
     if not isinstance(x, np.ndarray) or x.ndim != 2:
         raise InputError(f"x must be an array (B, {ws.model.data}), got {x!r:.80}")

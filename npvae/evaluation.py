@@ -8,7 +8,7 @@ import numpy as np
 
 from npvae import noise
 from npvae.bounds import ELBO, IWAE, Bound
-from npvae.errors import check_whole
+from npvae.errors import InputError, check_whole
 from npvae.flat import Array
 from npvae.noise import Purpose, stream
 from npvae.runs import Run
@@ -63,6 +63,8 @@ def evaluate(
     log p(x) = log E_q[w], w = p(x,z)/q(z|x), is estimated by log mean_k w_k (Burda et al. 2016, eq. 8). By the delta
     method its variance is Var(w)/(K E[w]^2), which the samples estimate as (sum w^2/(sum w)^2 - 1/K) K/(K - 1).
     """
+    if not isinstance(run, Run):
+        raise InputError(f"run must be a Run, what nv.train and nv.load return, got {type(run).__name__}")
     run.check(images)
     if samples is not None:
         check_whole("samples", samples)

@@ -202,3 +202,8 @@ def test_relative_error():
     assert math.isnan(relative_error(np.array([np.nan, 0]), np.zeros(2)))
     assert math.isnan(relative_error(np.zeros(2), np.array([np.nan, 0])))
     assert relative_error(np.empty(0), np.empty(0)) == 0
+
+
+def test_a_model_is_not_a_workspace():
+    with pytest.raises(nv.InputError, match="ws must be a Workspace"):
+        nv.gradcheck(nv.VAE(4, (3,), 2), np.eye(4))

@@ -310,3 +310,8 @@ def test_one_image_can_be_measured_under_a_learned_sigma(digits, likelihood):
     run = nv.train(model, digits, epochs=1, batch=50)
     result = nv.evaluate(run, digits.test.images[:1], 20)
     assert math.isfinite(result.nll)
+
+
+def test_a_folder_is_not_a_run():
+    with pytest.raises(nv.InputError, match="run must be a Run"):
+        nv.evaluate("runs/first", np.zeros((2, 784)))
