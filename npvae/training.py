@@ -78,7 +78,7 @@ def train(
         _check_free(folder)
     images = data if isinstance(data, Dataset) else datasets.load(data)
     completed = Settings(**settings).completed(model)
-    ws = Workspace(model, completed.batch, completed.samples or 1, completed.dtype, completed.backend, completed.seed)
+    ws = _workspace(model, completed)
     origin = None if images.origin is None else images.origin._asdict()
     kept = {"origin": origin, "shape": images.shape, "digest": images.digest()}
     run = Run(model, completed, kept, ws.theta, folder)
@@ -111,9 +111,7 @@ def resume(
     """
     run = read_config(Path(folder))
     images = run.dataset(data)
-    settings = run.settings
-    ws = Workspace(run.model, settings.batch, settings.samples or 1, settings.dtype, settings.backend, theta=run.theta)
-    trainer = Trainer(run, ws, images)
+    trainer = Trainer(run, _workspace(run.model, run.settings, run.theta), images)
     trainer.restore()
     trainer.fit(callbacks, watched)
     return run
@@ -125,16 +123,15 @@ class Trainer:
     def __init__(self, run: Run, ws: Workspace, data: Dataset) -> None:
         self.run, self.ws, self.data = run, ws, data
         settings = run.settings
-        images = data.train.images
-        self.images = images
+        self.images = data.train.images
         if settings.binarize == "static":
-            self.images = noise.binarize(stream(run.seed, Purpose.STATIC_BINARIZE), images)
-        self.steps_per_epoch = math.ceil(len(images) / settings.batch)
+            self.images = noise.binarize(stream(run.seed, Purpose.STATIC_BINARIZE), self.images)
+        self.steps_per_epoch = math.ceil(len(self.images) / settings.batch)
         self.total = settings.epochs * self.steps_per_epoch
         self.optimizer = _make_optimizer(ws, settings, self.total)
         self.epoch = 0  # epochs completed
         self.cursor = 0  # rows of the current epoch that are done
-        self.permutation = np.arange(len(images))
+        self.permutation = np.arange(len(self.images))
         self.sums = np.zeros(3)  # loss, reconstruction and rate of those rows
         self.best = np.array([np.inf, 0.0])  # the best test loss and its epoch, where patience asks for it
         self.best_theta = np.zeros_like(ws.theta) if settings.patience else np.zeros(0, ws.dtype)
@@ -338,6 +335,12 @@ def signals() -> Iterator[list[int]]:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler or signal.SIG_DFL)  # None: a handler that was not Python's
+
+
+def _workspace(model: Model, settings: Settings, theta: Array | None = None) -> Workspace:
+    """The workspace that is trained: with parameters of its own, drawn by the seed, or with those given."""
+    samples = settings.samples or 1
+    return Workspace(model, settings.batch, samples, settings.dtype, settings.backend, settings.seed, theta)
 
 
 def _check_free(folder: Path) -> None:
