@@ -7,37 +7,15 @@ np.float64(0): uncompiled, under NUMBA_DISABLE_JIT, 0.0 plus a float32 would sta
 visible: comparisons are written so that it falls on the side that keeps it.
 """
 
-from collections.abc import Callable
-from typing import Any, TypeVar, cast
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from numba import njit
 
+from npvae.ops.compiling import CAREFUL, ROUNDED, SUM, kernel
 from npvae.ops.reference import ELU, LEAK, LEAKY_RELU, LOG_2PI, RELU, SIGMOID, SOFTPLUS, TANH
 
 Array = npt.NDArray[Any]
-F = TypeVar("F", bound=Callable[..., Any])
-
-# What the compiler may do to floating-point numbers. Never "nnan" or "ninf", which assume NaN and inf away.
-SUM = frozenset(("nsz", "arcp", "contract", "reassoc"))  # only a sum that may be reordered is vectorised
-CAREFUL = frozenset(("nsz", "contract"))  # reordering undoes the range reduction inside an exponential
-ROUNDED = frozenset(("nsz",))  # no product is fused with a sum: in z^2 - eps^2 and 1 - y^2 it would show
-
-
-def kernel(fastmath: frozenset[str]) -> Callable[[F], F]:
-    """Compile on first use and keep the result on disk; where no folder can be written, keep it in memory."""
-
-    def decorate(function: F) -> F:
-        def compiled(cache: bool) -> F:
-            return cast(F, njit(cache=cache, error_model="numpy", fastmath=set(fastmath))(function))
-
-        try:
-            return compiled(cache=True)
-        except RuntimeError:  # "no locator available": Numba found nowhere to write
-            return compiled(cache=False)
-
-    return decorate
 
 
 @kernel(CAREFUL)
