@@ -1,0 +1,82 @@
+"""What a benchmark was asked, and its result as a file of JSON.
+
+{"schema": 1, "benchmark": "step", "options": {...}, "machine": {...}, "peaks": {...} or null, "cells": [
+    {"name": "784-400-20 B=128", "unit": "s", ..., "contestants": {
+        "jit": {"label": "npvae jit", "status": "timed", "notes": {...}, "errors": {"gradient": 1e-7, ...},
+                "values": [one per round], "median": ..., "interval": [low, high], "coverage": 0.96,
+                "ratio": 1.0, "ratio_interval": [1.0, 1.0]},
+        "jax": {"label": "JAX jit", "status": "missing", "reason": "ModuleNotFoundError: No module named 'jax'"}}}]}
+
+A status is "timed", "missing" (not installed), "failed" (with its error) or "refused" (its answer was wrong). A ratio
+is the contestant's value by ours of the same round.
+"""
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from benchmarks import machine
+from benchmarks.contest import Timing
+from npvae.checkpoint import write_atomically
+from npvae.errors import InputError
+
+SCHEMA = 1
+Result = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Options:
+    """What was asked on the command line."""
+
+    threads: int = 1
+    rounds: int = 15
+    seconds: float = 20.0
+    peers: tuple[str, ...] | None = None  # None: the benchmark's own choice
+    only: str = ""  # a part of the names of the cells that are wanted
+    quick: bool = False
+
+    @property
+    def timing(self) -> Timing:
+        return Timing(self.rounds, self.seconds)
+
+    def choose(self, peers: Sequence[str]) -> list[str]:
+        """Those of a benchmark's contestants that are wanted; ours always is."""
+        return [name for name in peers if self.peers is None or name == "jit" or name in self.peers]
+
+    def wants(self, name: str) -> bool:
+        """Whether this cell is to be measured."""
+        return self.only.lower() in name.lower()
+
+
+def result(benchmark: str, options: Options, cells: list[Any], peaks: dict[str, Any] | None = None) -> Result:
+    """All that is kept of a benchmark."""
+    described = machine.describe(options.threads)
+    return {
+        "schema": SCHEMA,
+        "benchmark": benchmark,
+        "options": asdict(options),
+        "machine": described,
+        "peaks": peaks,
+        "cells": cells,
+    }
+
+
+def write(made: Result, folder: Path) -> Path:
+    """Write folder/<benchmark>.json, whole or not at all."""
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / f"{made['benchmark']}.json"
+    write_atomically(path, (json.dumps(made, indent=1, allow_nan=False) + "\n").encode())
+    return path
+
+
+def read(folder: Path, benchmark: str) -> Result:
+    """The result that `write` wrote; InputError if there is none, or one of another schema."""
+    path = folder / f"{benchmark}.json"
+    if not path.is_file():
+        raise InputError(f"{path} is not there: run `python -m benchmarks {benchmark}` first")
+    made = json.loads(path.read_text("utf-8"))
+    if not isinstance(made, dict) or made.get("schema") != SCHEMA:
+        raise InputError(f"{path} is not of schema {SCHEMA}: run `python -m benchmarks {benchmark}` again")
+    return made

@@ -1,0 +1,88 @@
+"""A whole training step: forward, backward, Adam."""
+
+from typing import Any
+
+import numpy as np
+
+import npvae as nv
+from benchmarks import peaks
+from benchmarks.contest import Arrays, Cell, Check, Pace, Record, compete, l2
+from benchmarks.peers import OURS, PEERS, answer, ours
+from benchmarks.problem import Problem
+from benchmarks.results import Options, Result, result
+from benchmarks.workers import Worker, close_all
+from npvae import noise
+
+SMALL = {"hidden": (200, 200), "latent": 50}
+PROBLEMS = (
+    *(Problem(batch=batch) for batch in (16, 64, 128, 512, 2048)),
+    *(Problem(batch=batch, **SMALL) for batch in (20, 100)),
+    *(Problem(batch=batch, samples=k, bound="iwae", **SMALL) for batch in (20, 100) for k in (5, 50)),
+)
+
+# Largest L2 errors against npvae's reference in float64. One tensor may be worse than all together; Adam divides by
+# the gradient's own size, so that where a gradient is hardly more than rounding its step may differ by any factor.
+LARGEST = {"loss": 1e-5, "gradient": 1e-4, "worst tensor": 1e-3, "update": 1e-2}
+
+
+def run(options: Options) -> Result:
+    """All cells that are wanted."""
+    names, problems = options.choose(list(PEERS)), [p for p in PROBLEMS if options.wants(p.name)]
+    limits = peaks.measured(options, sorted({p.parameters for p in problems}))
+    cells = measure(problems, names, options, options.threads)
+    return result("step", options, cells, limits)
+
+
+def measure(problems: list[Problem], names: list[str], options: Options, threads: int) -> list[Record]:
+    """The contestants on these problems, in fresh processes for each."""
+    pace, cells = Pace(len(problems) * options.rounds), []
+    for problem in problems:
+        workers = {name: Worker(name, threads) for name in names}
+        try:
+            labels = {name: PEERS[name].label for name in names}
+            cells.append(compete(cell_of(problem, tune=not options.quick), workers, labels, OURS, options.timing, pace))
+        finally:
+            close_all(workers.values())
+    pace.close()
+    return cells
+
+
+def cell_of(problem: Problem, tune: bool = True) -> Cell:
+    """The cell in which this problem is timed."""
+    given = arrays(problem)
+    return Cell(
+        problem.name,
+        "benchmarks.peers",
+        problem.to_json(),
+        check_of(problem, given),
+        given,
+        {"problem": problem.to_json(), "flops": problem.flops, "parameters": problem.parameters},
+        {"tune": tune},
+    )
+
+
+def arrays(problem: Problem) -> Arrays:
+    """What all contestants get: initial parameters, 2 to 8 batches of digits, binarised once, and their noise."""
+    batches = min(max(8192 // problem.batch, 2), 8)
+    images = nv.datasets.load("mnist-small").train.images[: batches * problem.batch]
+    x = noise.binarize(noise.stream(0, noise.Purpose.STATIC_BINARIZE), images)
+    shape = (batches, problem.batch, problem.samples, problem.latent)
+    eps = noise.stream(0, noise.Purpose.EPS).standard_normal(shape, np.float32)
+    model = nv.VAE(data=problem.data, hidden=problem.hidden, latent=problem.latent)
+    theta = nv.Workspace(model, 1, backend="reference", seed=0).theta
+    return {"theta": theta, "x": x.reshape(batches, problem.batch, problem.data), "eps": eps}
+
+
+def check_of(problem: Problem, given: Arrays) -> Check:
+    """Compares an answer with that of npvae's reference in float64."""
+    expected = answer(ours.make("reference", problem, given, tune=False, dtype="float64"))
+
+    def check(found: Arrays) -> dict[str, tuple[float, float]]:
+        errors: dict[str, float] = {name: l2(found[name], expected[name]) for name in expected}
+        errors["worst tensor"] = float("inf")
+        if found["gradient"].shape == expected["gradient"].shape:
+            pairs: Any = zip(problem.layers(found["gradient"]), problem.layers(expected["gradient"]), strict=True)
+            errors["worst tensor"] = max(l2(a, b) for pair in pairs for a, b in zip(*pair, strict=True))
+        return {name: (errors[name], most) for name, most in LARGEST.items()}
+
+    return check
