@@ -3,10 +3,12 @@
 import hashlib
 import os
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, TypeVar, cast
 
-from numba import njit
+import numpy as np
+from numba import config, njit, prange
 from numba.core.caching import FunctionCache
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -31,24 +33,50 @@ def fingerprint(folder: Path = Path(__file__).parent) -> str:
 FINGERPRINT = fingerprint()
 
 
-class KernelCache(FunctionCache):  # type: ignore[misc]
-    """Numba's cache, which looks at the file of the function alone; a kernel inlines others and reads constants."""
+class KernelCache(FunctionCache):
+    """Numba's cache, which looks at the file of the function alone; a kernel inlines others and reads constants.
 
-    def _index_key(self, sig: Any, codegen: Any) -> Any:
-        return *super()._index_key(sig, codegen), FINGERPRINT
+    Nor can it tell closures of one function apart; `name` can.
+    """
+
+    def __init__(self, function: Callable[..., Any], name: str) -> None:
+        super().__init__(function)
+        self.name = name
+
+    def _index_key(self, signature: Any, codegen: Any) -> Any:
+        return signature, codegen.magic_tuple(), self.name, FINGERPRINT
 
 
-def kernel(fastmath: frozenset[str] = CAREFUL, parallel: bool = False) -> Callable[[F], F]:
+def kernel(fastmath: frozenset[str] = CAREFUL, inline: str = "never") -> Callable[[F], F]:
     """Compile on first use and keep the result on disk; where no folder can be written, keep it in memory."""
+    return lambda function: _compile(function, function.__qualname__, fastmath=set(fastmath), inline=inline)
 
-    def decorate(function: F) -> F:
-        compiled = njit(error_model="numpy", fastmath=set(fastmath), parallel=parallel)(function)
-        try:
-            cache = KernelCache(function)
-        except RuntimeError:  # "no locator available": Numba found nowhere to write
-            return cast(F, compiled)
-        if hasattr(compiled, "_cache"):  # not under NUMBA_DISABLE_JIT
-            compiled._cache = cache
-        return cast(F, compiled)
+
+def parallel(fastmath: frozenset[str] = CAREFUL) -> Callable[[F], Callable[..., Any]]:
+    """The same for work that can be shared out.
+
+    ``work(part, parts, *arguments)`` does its share; ``work(parts, *arguments)`` is what it becomes, which does all
+    of it. One part is done on the caller's thread, more of them by Numba's pool.
+    """
+
+    def decorate(function: F) -> Callable[..., Any]:
+        work: Any = kernel(fastmath)(function)
+
+        def share(parts: int, *arguments: Any) -> None:
+            if parts == 1:
+                work(0, 1, *arguments)
+            else:
+                for part in prange(parts):
+                    work(np.int64(part), parts, *arguments)  # uint64 would compile anew
+
+        return _compile(share, f"share {function.__qualname__}", parallel=True)
 
     return decorate
+
+
+def _compile(function: F, name: str, **options: Any) -> F:
+    compiled: Any = njit(error_model="numpy", **options)(function)
+    if not config.DISABLE_JIT:
+        with suppress(RuntimeError):  # "no locator available": Numba found nowhere to write
+            compiled._cache = KernelCache(function, f"{function.__module__} {name}")
+    return cast(F, compiled)
