@@ -52,6 +52,7 @@ BITS, REGISTERS = vector_registers()
 ROWS, VECTORS = (8, 3) if REGISTERS == 32 else (4, 3)
 LINE = 64  # bytes of a cache line
 DEPTH = 512  # terms of a sum between two cuts: a strip of it, 512 x 48 float32, is 96 kB and stays in the second cache
+BLOCK = 32 * ROWS  # rows of A that strip after strip passes by: of 512 terms they are 512 kB
 
 INT, LANE = ir.IntType(64), ir.IntType(32)
 
@@ -281,39 +282,6 @@ def pack(b: Array, b_at: int, b_row: int, panel: Array, panel_at: int, depth: in
             transpose_square(b, from_, b_row, panel, to, VECTORS * lanes, min(lanes, width - j), min(lanes, depth - k))
 
 
-@kernel(inline="always")
-def strip(
-    part: int,
-    a: Array,
-    a_row: int,
-    a_k: int,
-    b: Array,
-    b_row: int,
-    panels: Array,
-    c: Array,
-    c_row: int,
-    K: int,
-    rows: tuple[int, int],
-    columns: tuple[int, int],
-) -> None:
-    """C[rows, columns] = A B or, if there are panels, A B^T; rows start at a tile, columns are at most a tile wide."""
-    (top, bottom), (left, right) = rows, columns
-    width, lanes = right - left, lanes_of(c)
-    if K == 0:
-        for i in range(top, bottom):
-            c[i * c_row + left : i * c_row + right] = 0
-    step = DEPTH if panels.size else depth_of(c, b_row)
-    for p in range(0, K, step):
-        depth = min(step, K - p)
-        source, at, apart = b, p * b_row + left, b_row
-        if panels.size:
-            source, at, apart = panels, part * panel_size(lanes), VECTORS * lanes
-            pack(b, left * b_row + p, b_row, panels, at, depth, width)
-        for i in range(top, bottom, ROWS):
-            a_at, c_at, live = i * a_row + p * a_k, i * c_row + left, min(ROWS, bottom - i)
-            tile(a, a_at, a_row, a_k, source, at, apart, c, c_at, c_row, depth, p, live, width)
-
-
 @kernel()
 def panel_size(lanes: int) -> int:
     """How many numbers a thread packs at a time."""
@@ -340,24 +308,41 @@ def product(
     With a bias (N,) the result is act(A B + bias), applied to each strip while it is in the cache; a bias of no numbers
     stands for none.
     """
-    (M, N), lanes, flat = c.shape, lanes_of(c), c.reshape(-1)
+    (M, N), lanes, flat, turned = c.shape, lanes_of(c), c.reshape(-1), panels.size > 0
+    step = DEPTH if turned else depth_of(c, b_row)
     # The first strip ends where a cache line begins, so that no vector of the others lies across two of them.
-    lead = -np.int64(b.ctypes.data) % LINE // c.itemsize if b_row * c.itemsize % LINE == 0 and not panels.size else 0
-    tiles = -(-M // ROWS)
-    total = (-(-lead // lanes) - (lead - N) // lanes) * tiles  # in tiles one vector wide
+    lead = -np.int64(b.ctypes.data) % LINE // c.itemsize if b_row * c.itemsize % LINE == 0 and not turned else 0
+    across = -(-lead // lanes) - (lead - N) // lanes  # vectors in a row of C
+    total = across * -(-M // ROWS)  # work, in tiles of one vector
     begin, end = part * total // parts, (part + 1) * total // parts
-    left, before = 0, 0
-    while left < N:
-        right = min(N, lead if left < lead else left + VECTORS * lanes)
-        vectors = -(-(right - left) // lanes)
-        first = max(0, min(tiles, -((before - begin) // vectors)))
-        last = max(0, min(tiles, -((before - end) // vectors)))
-        if first < last:
-            rows = first * ROWS, min(M, last * ROWS)
-            strip(part, a, a_row, a_k, b, b_row, panels, flat, N, K, rows, (left, right))
-            if bias.size:
-                activate(c, rows, (left, right), bias, act)
-        left, before = right, before + vectors * tiles
+    for top in range(0, M, BLOCK):
+        bottom = min(M, top + BLOCK)
+        tiles = -(-(bottom - top) // ROWS)
+        for p in range(0, max(K, 1), step):
+            depth = min(step, K - p)
+            left, before = 0, across * top // ROWS
+            while left < N:
+                right = min(N, lead if left < lead else left + VECTORS * lanes)
+                vectors, width = -(-(right - left) // lanes), right - left
+                # Of the tiles of this strip, one after another in the row of all, those between begin and end.
+                first = max(0, min(tiles, -((before - begin) // vectors)))
+                last = max(0, min(tiles, -((before - end) // vectors)))
+                rows = top + first * ROWS, min(bottom, top + last * ROWS)
+                left, before, start = right, before + vectors * tiles, left
+                if first == last:
+                    continue
+                source, at, apart = b, p * b_row + start, b_row
+                if turned:
+                    source, at, apart = panels, part * panel_size(lanes), VECTORS * lanes
+                    pack(b, start * b_row + p, b_row, panels, at, depth, width)
+                for i in range(rows[0], rows[1], ROWS):
+                    a_at, c_at, live = i * a_row + p * a_k, i * N + start, min(ROWS, rows[1] - i)
+                    if depth > 0:
+                        tile(a, a_at, a_row, a_k, source, at, apart, flat, c_at, N, depth, p, live, width)
+                    else:  # a sum of no terms
+                        c[i : i + live, start:right] = 0
+                if bias.size and p + step >= K:
+                    activate(c, rows, (start, right), bias, act)
 
 
 def matmul(a: Array, b: Array, out: Array) -> Array:
