@@ -1,4 +1,4 @@
-"""What a benchmark was asked, and its result as a file of JSON.
+"""The result of a benchmark as a file of JSON.
 
 {"schema": 1, "benchmark": "step", "options": {...}, "machine": {...}, "peaks": {...} or null, "cells": [
     {"name": "784-400-20 B=128", "unit": "s", ..., "contestants": {
@@ -12,42 +12,17 @@ is the contestant's value by ours of the same round.
 """
 
 import json
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from benchmarks import machine
-from benchmarks.contest import Timing
+from benchmarks.options import Options
 from npvae.checkpoint import write_atomically
 from npvae.errors import InputError
 
 SCHEMA = 1
 Result = dict[str, Any]
-
-
-@dataclass(frozen=True)
-class Options:
-    """What was asked on the command line."""
-
-    threads: int = 1
-    rounds: int = 15
-    seconds: float = 20.0
-    peers: tuple[str, ...] | None = None  # None: the benchmark's own choice
-    only: str = ""  # a part of the names of the cells that are wanted
-    quick: bool = False
-
-    @property
-    def timing(self) -> Timing:
-        return Timing(self.rounds, self.seconds)
-
-    def choose(self, peers: Sequence[str]) -> list[str]:
-        """Those of a benchmark's contestants that are wanted; ours always is."""
-        return [name for name in peers if self.peers is None or name == "jit" or name in self.peers]
-
-    def wants(self, name: str) -> bool:
-        """Whether this cell is to be measured."""
-        return self.only.lower() in name.lower()
 
 
 def result(benchmark: str, options: Options, cells: list[Any], peaks: dict[str, Any] | None = None) -> Result:

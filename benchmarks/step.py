@@ -9,7 +9,8 @@ from benchmarks import peaks
 from benchmarks.contest import Arrays, Cell, Check, Pace, Record, compete, l2
 from benchmarks.peers import OURS, PEERS, answer, ours
 from benchmarks.problem import Problem
-from benchmarks.results import Options, Result, result
+from benchmarks.options import Options
+from benchmarks.results import Result, result
 from benchmarks.workers import Worker, close_all
 from npvae import noise
 

@@ -134,7 +134,7 @@ def close_all(workers: Iterable[Worker]) -> None:
         worker.close()
 
 
-def call(threads: int, module: str, function: str, **arguments: Any) -> Any:
+def call(threads: int, module: str, function: str, /, **arguments: Any) -> Any:
     """What a function returns in a process of its own; WorkerError if it fails there."""
     worker = Worker(function, threads)
     try:
