@@ -14,7 +14,12 @@ double precision ("wide") whatever the network computes in.
 
 The functions are complex-safe: they hold for complex numbers with an infinitesimal imaginary part, so that
 Im f(x + ih)/h is f'(x) without cancellation (Squire & Trapp 1998, "Using complex variables to estimate derivatives
-of real functions"). That is why branches compare ``.real`` and why abs, maximum and logaddexp are not used.
+of real functions"). That is why branches compare ``.real`` and why abs, maximum and logaddexp are not used on values
+that carry a derivative.
+
+A choice between two formulas is written as arithmetic with [a > 0], which is 1 or 0 (see `right` and `scaled`):
+where signs are random a processor guesses wrongly half the time what a mask will choose, and a wrong guess costs more
+than ten products.
 """
 
 import math
@@ -94,21 +99,23 @@ def dense_scratch(rows: int, fan_in: int, fan_out: int) -> int:
 
 
 def _activate(a: Array, act: int) -> None:
-    """a <- act(a). A NaN stays NaN: comparisons are written so that NaN falls on the side that keeps it."""
+    """a <- act(a)."""
     if act == RELU:  # max(a, 0)
-        np.copyto(a, 0, where=a.real <= 0)
+        scaled(a, right(a), out=a)
     elif act == LEAKY_RELU:  # max(a, LEAK a)
-        np.multiply(a, LEAK, out=a, where=a.real <= 0)
+        a *= np.maximum(right(a), LEAK)
     elif act == TANH:
         np.tanh(a, out=a)
     elif act == SIGMOID:
-        np.copyto(a, sigmoid(a))
+        sigmoid(a, out=a)
     elif act == SOFTPLUS:  # log(1 + e^a) = max(a, 0) + log(1 + e^-|a|), which cannot overflow
-        tail = np.log1p(np.exp(minus_abs(a)))
-        np.copyto(a, 0, where=a.real <= 0)
+        tail = log1p_exp_minus_abs(a)
+        scaled(a, right(a), out=a)
         a += tail
-    elif act == ELU:  # a, or e^a - 1 left of zero (Clevert, Unterthiner & Hochreiter 2016, eq. 15, alpha = 1)
-        np.expm1(a, out=a, where=a.real <= 0)
+    elif act == ELU:  # max(a, 0) + e^min(a, 0) - 1 (Clevert, Unterthiner & Hochreiter 2016, eq. 15, alpha = 1)
+        low = scaled(a, 1 - right(a))
+        scaled(a, right(a), out=a)
+        a += np.expm1(low, out=low)
 
 
 # act' in terms of y = act(a), so that a need not be kept:
@@ -133,26 +140,49 @@ def _activate_backward(dy: Array, y: Array, act: int, da: Array) -> None:
         np.expm1(da, out=da)
         np.negative(da, out=da)
         da *= dy
-    else:
-        np.copyto(da, dy)
-        left = y.real <= 0
-        if act == RELU:
-            np.copyto(da, 0, where=left)
-        elif act == LEAKY_RELU:
-            np.multiply(da, LEAK, out=da, where=left)
-        elif act == ELU:
-            np.multiply(da, y + 1, out=da, where=left)
+    elif act == RELU:
+        scaled(dy, right(y), out=da)
+    elif act == LEAKY_RELU:
+        np.multiply(dy, np.maximum(right(y), LEAK), out=da)
+    elif act == ELU:  # 1 + min(y, 0)
+        scaled(y, 1 - right(y), out=da)
+        da += 1
+        da *= dy
 
 
-def minus_abs(a: Array) -> Array:
+def right(a: Array) -> Array:
+    """[a > 0], as real numbers 1 or 0. For NaN it is 1: the side that keeps a NaN."""
+    return (~(a.real <= 0)).astype(a.real.dtype)
+
+
+def scaled(a: Array, weight: Array, out: Array | None = None) -> Array:
+    """weight a, where a weight of 0 makes 0 of whatever a is, inf and NaN included; only then is there a mask."""
+    if np.isfinite(a).all():
+        return np.multiply(a, weight, out=out)
+    product = np.multiply(a, weight, out=np.zeros_like(a), where=weight != 0)
+    return np.positive(product, out=out)
+
+
+def minus_abs(a: Array, out: Array | None = None) -> Array:
     """-|a|, complex-safe: the argument that an exponential can always bear."""
-    return np.negative(a, out=a.copy(), where=a.real > 0)
+    product: Array = np.multiply(a, 1 - 2 * right(a), out=out)
+    return product
 
 
-def sigmoid(a: Array) -> Array:
-    """1 / (1 + e^-a), written as e^-|a| / (1 + e^-|a|) left of zero so that nothing overflows or cancels."""
-    e = np.exp(minus_abs(a))
-    s: Array = np.where(a.real > 0, 1, e) / (1 + e)
+def log1p_exp_minus_abs(a: Array) -> Array:
+    """log(1 + e^-|a|): what is left of softplus beside max(a, 0)."""
+    tail = minus_abs(a)
+    np.exp(tail, out=tail)
+    return np.log1p(tail, out=tail)
+
+
+def sigmoid(a: Array, out: Array | None = None) -> Array:
+    """s(a) = 1 / (1 + e^-a): e^-|a| / (1 + e^-|a|), which is s(-|a|) and cannot overflow, and s(a) = 1 - s(-a)."""
+    side = right(a)
+    s = np.exp(minus_abs(a, out=out), out=out)
+    s /= 1 + s
+    s *= 1 - 2 * side
+    s += side
     return s
 
 
@@ -196,7 +226,8 @@ def tied_scratch(data: int, latent: int) -> int:
 def squared_error_forward(y: Array, target: Array, out: Array | None = None) -> Array:
     """error_b = sum_d (y_bd - target_bd)^2.  y, target (B,D) -> (B,), wide."""
     r = y - target
-    return np.sum(r * r, axis=-1, dtype=wide(y.dtype), out=out)
+    np.multiply(r, r, out=r)
+    return np.sum(r, axis=-1, dtype=wide(y.dtype), out=out)
 
 
 # dy_bd = derror_b 2 (y_bd - target_bd)
@@ -302,16 +333,16 @@ def bernoulli_forward(logits: Array, target: Array, out: Array | None = None) ->
     """
     # log s(l) = -softplus(-l) and log(1 - s(l)) = -softplus(l), so a term is t l - softplus(l); with
     # softplus(l) = l [l > 0] + log(1 + e^-|l|) it becomes l (t - [l > 0]) - log(1 + e^-|l|), free of cancellation.
-    gap = target[:, None] - (logits.real > 0)
-    terms = np.multiply(gap, logits, out=np.zeros_like(logits), where=gap != 0)  # no 0 times inf
-    terms -= np.log1p(np.exp(minus_abs(logits)))
+    terms = scaled(logits, target[:, None] - right(logits))
+    terms -= log1p_exp_minus_abs(logits)
     return np.sum(terms, axis=-1, dtype=wide(logits.dtype), out=out)
 
 
 # d/dl [t l - softplus(l)] = t - s(l)
 def bernoulli_backward(dlog_px: Array, logits: Array, target: Array, out: Array | None = None) -> Array:
     """dlog_px (B,K) -> dlogits (B,K,D)."""
-    dlogits = np.subtract(target[:, None], sigmoid(logits), out=out)
+    dlogits = sigmoid(logits, out=out)
+    np.subtract(target[:, None], dlogits, out=dlogits)
     dlogits *= dlog_px[..., None].astype(dlogits.dtype)
     return dlogits
 
@@ -404,9 +435,10 @@ def gaussian_pixel_backward(dlog_px: Array, pixels: Array, target: Array, out: A
     dpixels = np.empty_like(pixels) if out is None else out
     (mean, logvar), (dmean, dlogvar) = halves(pixels), halves(dpixels)
     seed = dlog_px[..., None].astype(pixels.dtype)
-    r = target[:, None] - mean
-    np.multiply(r, np.exp(-logvar), out=dmean)
-    np.multiply(r, dmean, out=dlogvar)
+    r = np.subtract(target[:, None], mean, out=dlogvar)
+    np.exp(-logvar, out=dmean)
+    dmean *= r
+    dlogvar *= dmean  # r^2 e^-logvar: in dlogvar is r
     dlogvar -= 1
     dlogvar *= 0.5 * seed
     dmean *= seed
