@@ -61,11 +61,12 @@ PRODUCTS = (
 def run(options: Options) -> Result:
     """All products that are wanted."""
     names, products = options.choose(list(LABELS)), [p for p in PRODUCTS if options.wants(p.name)]
-    limits = peaks.measured(options)
     pace = Pace(len(products) * options.rounds)
     workers = {name: Worker(name, options.threads) for name in names}
     try:
-        cells = [compete(cell_of(p), workers, LABELS, "jit", options.timing, pace) for p in products]
+        cells, limits = peaks.around(
+            options, (), lambda: [compete(cell_of(p), workers, LABELS, "jit", options.timing, pace) for p in products]
+        )
     finally:
         close_all(workers.values())
     pace.close()

@@ -211,11 +211,12 @@ def every() -> dict[str, Op]:
 def run(options: Options) -> Result:
     """All ops that are wanted."""
     names, wanted = options.choose(list(LABELS)), [name for name in every() if options.wants(name)]
-    limits = peaks.measured(options, (P,))
     pace = Pace(len(wanted) * options.rounds)
     workers = {name: Worker(name, options.threads) for name in names}
     try:
-        cells = [compete(cell_of(name), workers, LABELS, "jit", options.timing, pace) for name in wanted]
+        cells, limits = peaks.around(
+            options, (P,), lambda: [compete(cell_of(name), workers, LABELS, "jit", options.timing, pace) for name in wanted]
+        )
     finally:
         close_all(workers.values())
     pace.close()

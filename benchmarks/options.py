@@ -1,7 +1,7 @@
 """What a benchmark is asked to do."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from benchmarks.contest import Timing
 
@@ -20,6 +20,10 @@ class Options:
     @property
     def timing(self) -> Timing:
         return Timing(self.rounds, self.seconds)
+
+    def with_threads(self, threads: int) -> "Options":
+        """The same with another number of threads."""
+        return replace(self, threads=threads)
 
     def choose(self, peers: Sequence[str]) -> list[str]:
         """Those of a benchmark's contestants that are wanted; ours always is."""

@@ -9,7 +9,7 @@ import os
 import re
 import time
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 
@@ -18,7 +18,7 @@ from benchmarks.workers import call
 if TYPE_CHECKING:
     from benchmarks.options import Options
 
-Array = Any
+T = TypeVar("T")
 STREAMED = 1 << 25  # least numbers in each vector of the triad: 128 MB of float32
 
 
@@ -28,6 +28,15 @@ def measured(options: "Options", sizes: list[int] | tuple[int, ...] = ()) -> dic
         options.threads, "benchmarks.peaks", "measure", threads=options.threads, sizes=list(sizes), quick=options.quick
     )
     return made
+
+
+def around(options: "Options", sizes: list[int] | tuple[int, ...], action: Callable[[], T]) -> tuple[T, dict[str, Any]]:
+    """What the action returns, and the higher of the peaks measured before and after it."""
+    before = measured(options, sizes)
+    done = action()
+    after = measured(options, sizes)
+    rates = {name: max(before[name], after[name]) for name in ("fma", "fma_best", "triad")}
+    return done, before | rates | {"update": {n: max(rate, after["update"][n]) for n, rate in before["update"].items()}}
 
 
 def measure(threads: int, sizes: list[int], quick: bool = False) -> dict[str, Any]:

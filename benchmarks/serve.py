@@ -10,6 +10,7 @@ import os
 import sys
 import time
 import traceback
+import tracemalloc
 from pathlib import Path
 from typing import Any
 
@@ -61,6 +62,19 @@ class Session:
     def do_memory(self) -> Message:
         """Resident memory of this process in bytes: at its peak, and now."""
         return resident()
+
+    def do_trace(self) -> Message:
+        """The most bytes that were allocated at once within one run, when everything is warm."""
+        self.contestant.reset()
+        self.contestant.run(3)
+        tracemalloc.start()
+        self.contestant.run(1)
+        tracemalloc.reset_peak()
+        before = tracemalloc.get_traced_memory()[0]
+        self.contestant.run(1)
+        peak = tracemalloc.get_traced_memory()[1] - before
+        tracemalloc.stop()
+        return {"peak": peak}
 
     def do_call(self, module: str, function: str, **arguments: Any) -> Message:
         """Call a function that returns JSON."""

@@ -1,5 +1,6 @@
 """A whole training step: forward, backward, Adam."""
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -29,23 +30,24 @@ LARGEST = {"loss": 1e-5, "gradient": 1e-4, "worst tensor": 1e-3, "update": 1e-2}
 def run(options: Options) -> Result:
     """All cells that are wanted."""
     names, problems = options.choose(list(PEERS)), [p for p in PROBLEMS if options.wants(p.name)]
-    limits = peaks.measured(options, sorted({p.parameters for p in problems}))
-    cells = measure(problems, names, options, options.threads)
+    pace = Pace(len(problems) * options.rounds)
+    sizes = sorted({p.parameters for p in problems})
+    cells, limits = peaks.around(
+        options, sizes, lambda: [measure(p, p.name, names, options, options.threads, pace) for p in problems]
+    )
+    pace.close()
     return result("step", options, cells, limits)
 
 
-def measure(problems: list[Problem], names: list[str], options: Options, threads: int) -> list[Record]:
-    """The contestants on these problems, in fresh processes for each."""
-    pace, cells = Pace(len(problems) * options.rounds), []
-    for problem in problems:
-        workers = {name: Worker(name, threads) for name in names}
-        try:
-            labels = {name: PEERS[name].label for name in names}
-            cells.append(compete(cell_of(problem, tune=not options.quick), workers, labels, OURS, options.timing, pace))
-        finally:
-            close_all(workers.values())
-    pace.close()
-    return cells
+def measure(problem: Problem, name: str, names: list[str], options: Options, threads: int, pace: Pace) -> Record:
+    """The contestants `names` on this problem, in fresh processes."""
+    workers = {peer: Worker(peer, threads) for peer in names}
+    labels = {peer: PEERS[peer].label for peer in names}
+    cell = replace(cell_of(problem, tune=not options.quick), name=name)
+    try:
+        return compete(cell, workers, labels, OURS, options.timing, pace)
+    finally:
+        close_all(workers.values())
 
 
 def cell_of(problem: Problem, tune: bool = True) -> Cell:

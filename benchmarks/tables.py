@@ -21,7 +21,8 @@ def report(result: dict[str, Any]) -> str:
     machine, options = result["machine"], result["options"]
     head = (
         f"{result['benchmark']}: {machine['cpu']}, {machine['threads']} of {machine['cores']} cores, "
-        f"{options['rounds']} rounds. Medians with intervals of 95 % (or as many rounds as there are)."
+        f"{options['rounds']} rounds. Medians, with intervals of at least 95 % where there are 6 rounds or more, else ranges; "
+        "ratios are to npvae jit of the same round."
     )
     peaks = result.get("peaks")
     parts = [head]
@@ -40,9 +41,10 @@ def describe_peaks(peaks: dict[str, Any]) -> str:
 
 def cell_table(cell: dict[str, Any], peaks: dict[str, Any] | None = None) -> str:
     """One cell."""
+    peaks = cell.get("peaks") or peaks
     unit, flops, bound = cell["unit"], cell.get("flops"), lower_bound(cell, peaks)
     scale, shown = scale_of([r["median"] for r in cell["contestants"].values() if "median" in r], unit)
-    share = "of the limit" if cell.get("parameters") else "of the peak"
+    share = "of the peak" if not peaks or not peaks["update"] else "of the limit"
     head = [cell["name"], shown, "interval", "ratio", "interval"]
     head += ["GFLOP/s"] if flops else []
     head += [share] if bound else []
@@ -52,7 +54,7 @@ def cell_table(cell: dict[str, Any], peaks: dict[str, Any] | None = None) -> str
             absent.append(f"  {record['label']}: {record['status']}, {record.get('reason', '')}".rstrip(", "))
             continue
         row = [f"  {record['label']}", number(record["median"] * scale), span(record["interval"], scale)]
-        row += [f"{record['ratio']:.2f}", span(record["ratio_interval"], 1)] if "ratio" in record else ["", ""]
+        row += [number(record["ratio"]), span(record["ratio_interval"], 1)] if "ratio" in record else ["", ""]
         row += [f"{flops / record['median'] / 1e9:.1f}"] if flops else []
         row += [f"{bound / record['median']:.0%}"] if bound else []
         rows.append(row)
@@ -60,13 +62,17 @@ def cell_table(cell: dict[str, Any], peaks: dict[str, Any] | None = None) -> str
 
 
 def lower_bound(cell: dict[str, Any], peaks: dict[str, Any] | None) -> float | None:
-    """Seconds below which this machine cannot go: products at the peak, then the optimiser's traffic.
+    """Seconds below which this machine cannot go.
 
-    The optimiser reads theta, dtheta, m and v and writes theta, m and v: 28 bytes a parameter.
+    A product alone: its operations at the peak. An op: that, or its traffic where that takes longer. A training step:
+    its products at the peak, then the optimiser's traffic, which reads theta, dtheta, m and v and writes theta, m and
+    v: 28 bytes a parameter.
     """
     if not peaks or not cell.get("flops") or cell["unit"] != "s":
         return None
     seconds: float = cell["flops"] / peaks["fma"]
+    if "bytes" in cell and peaks["update"]:  # an op: whichever takes longer, its arithmetic or its traffic
+        return max(seconds, cell["bytes"] / max(peaks["update"].values()))
     if "parameters" in cell:
         rate = peaks["update"].get(str(cell["parameters"]))
         if rate is None:

@@ -6,6 +6,7 @@ number. tune: whether to spend time on finding the contestant's fastest settings
 """
 
 import importlib
+from types import ModuleType
 from typing import Any, NamedTuple, Protocol
 
 from benchmarks.problem import Array, Arrays, Problem
@@ -48,9 +49,13 @@ OURS = "jit"  # what the others' times are divided by
 
 def make(name: str, problem: dict[str, Any], given: Arrays, tune: bool = True) -> Contestant:
     """The contestant called `name`; ImportError if what it is made of is not installed."""
-    module = importlib.import_module(f"benchmarks.peers.{PEERS[name].module}")
-    made: Contestant = module.make(name, Problem.from_json(problem), given, tune)
+    made: Contestant = peer_module(name).make(name, Problem.from_json(problem), given, tune)
     return made
+
+
+def peer_module(name: str) -> ModuleType:
+    """The module of the contestant called `name`."""
+    return importlib.import_module(f"benchmarks.peers.{PEERS[name].module}")
 
 
 def answer(contestant: Any, steps: int = 3) -> Arrays:

@@ -1,0 +1,73 @@
+"""Memory of a process that trains 50 steps of B = 128, and what one step allocates once everything is warm."""
+
+import tempfile
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+
+from benchmarks.contest import Pace, Record, guarded, summarise
+from benchmarks.options import Options
+from benchmarks.peers import OURS, PEERS
+from benchmarks.problem import Problem
+from benchmarks.results import Result, result
+from benchmarks.step import arrays
+from benchmarks.workers import Worker, WorkerError
+
+STEPS = 50
+TRACED = ("jit", "reference", "numpy", "autograd")  # tracemalloc sees NumPy's arrays, not those of other libraries
+CELLS = {
+    "before: Python and NumPy": "MiB",
+    f"peak of the process, {STEPS} steps": "MiB",
+    f"of that: library, batches, model, {STEPS} steps": "MiB",
+    "allocated within one step, at its peak": "KiB",
+}
+BEFORE, PEAK, GROWTH, STEP = CELLS
+
+
+def run(options: Options) -> Result:
+    """All contestants, one after the other."""
+    names, problem = options.choose(list(PEERS)), Problem()
+    rounds = min(options.rounds, 1 if options.quick else 3)
+    pace = Pace(rounds * len(names))
+    cells: dict[str, dict[str, Record]] = {cell: {} for cell in CELLS}
+    with tempfile.TemporaryDirectory() as folder:
+        given = Path(folder) / "given.npz"
+        np.savez(given, **arrays(problem))
+        for name in names:
+            record: Record = {"label": PEERS[name].label, "status": "timed"}
+            found: list[dict[str, float]] = []
+            for _ in range(rounds):
+                pace.say(PEERS[name].label)
+                if record["status"] == "timed":
+                    guarded(record, lambda n=name, f=found: f.append(measure(n, problem, given, options.threads)))  # type: ignore[misc]
+                pace.tick()
+            for cell, records in cells.items():
+                values = [one[cell] for one in found if cell in one]
+                if values or record["status"] != "timed":
+                    records[name] = record | ({"values": values} if record["status"] == "timed" else {})
+    pace.close()
+    for records in cells.values():
+        summarise(records, OURS)
+    facts = {"problem": problem.to_json()}
+    made = [{"name": cell, "unit": CELLS[cell], **facts, "contestants": records} for cell, records in cells.items()]
+    return result("memory", replace(options, rounds=rounds), made)
+
+
+def measure(name: str, problem: Problem, given: Path, threads: int) -> dict[str, float]:
+    """One process: its memory by the name of the cell. Compilers that run in processes of their own do not count."""
+    worker = Worker(name, threads)
+    try:
+        before = worker.ask("memory")["peak"]
+        maker = "benchmarks.peers"
+        worker.ask("load", maker=maker, name=name, problem=problem.to_json(), arrays=str(given), tune=False)
+        worker.ask("burst", times=STEPS, warm=1)
+        peak = worker.ask("memory")["peak"]
+        if peak is None:
+            raise WorkerError("this system does not tell how much memory a process has")
+        found = {BEFORE: before / 2**20, PEAK: peak / 2**20, GROWTH: (peak - before) / 2**20}
+        if name in TRACED:
+            found[STEP] = worker.ask("trace")["peak"] / 2**10
+        return found
+    finally:
+        worker.close()
