@@ -2,10 +2,10 @@
 
 from typing import Any
 
-import numpy as np
 import numpy.typing as npt
 
-from npvae.ops.compiling import CAREFUL, ROUNDED, kernel
+from npvae.ops.compiling import CAREFUL, LINE, ROUNDED, kernel, parallel, share
+from npvae.ops.elementary import expm1, sigmoid, softplus, tanh
 from npvae.ops.reference import ELU, LEAK, LEAKY_RELU, RELU, SIGMOID, SOFTPLUS, TANH
 
 Array = npt.NDArray[Any]
@@ -13,42 +13,41 @@ Span = tuple[int, int]  # first, and one past the last
 
 
 @kernel(CAREFUL)
-def activate(y: Array, rows: Span, columns: Span, b: Array, act: int) -> None:
-    """y (N,H) becomes act(y + b) in the given rows and columns."""
+def activate(y: Array, y_row: int, rows: Span, columns: Span, b: Array, act: int) -> None:
+    """y becomes act(y + b) in the given rows and columns; y is flat, its rows y_row numbers apart."""
     zero, leak = y.dtype.type(0), y.dtype.type(LEAK)
     first, last = columns
     for n in range(rows[0], rows[1]):
+        line = y[n * y_row : n * y_row + last]
         for j in range(first, last):
-            y[n, j] += b[j]
+            line[j] += b[j]
         if act == RELU:
             for j in range(first, last):
-                y[n, j] = zero if y[n, j] <= 0 else y[n, j]
+                line[j] = zero if line[j] <= 0 else line[j]
         elif act == LEAKY_RELU:
             for j in range(first, last):
-                y[n, j] = leak * y[n, j] if y[n, j] <= 0 else y[n, j]
+                line[j] = leak * line[j] if line[j] <= 0 else line[j]
         elif act == TANH:
             for j in range(first, last):
-                y[n, j] = np.tanh(y[n, j])
+                line[j] = tanh(line[j])
         elif act == SIGMOID:
             for j in range(first, last):
-                y[n, j] = sigmoid(y[n, j])
+                line[j] = sigmoid(line[j])
         elif act == SOFTPLUS:
             for j in range(first, last):
-                tail = np.log1p(np.exp(minus_abs(y[n, j])))
-                y[n, j] = tail if y[n, j] <= 0 else y[n, j] + tail
+                line[j] = softplus(line[j])
         elif act == ELU:
             for j in range(first, last):
-                y[n, j] = np.expm1(y[n, j]) if y[n, j] <= 0 else y[n, j]
+                line[j] = expm1(line[j]) if line[j] <= 0 else line[j]
 
 
-@kernel(ROUNDED)
-def activate_backward(dy: Array, y: Array, rows: Span, columns: Span, act: int, da: Array, db: Array) -> None:
-    """Fill the columns of da (N,H) with dy act' and those of db (H,) with sum_n da."""
+@parallel(ROUNDED)
+def activate_backward(part: int, parts: int, dy: Array, y: Array, act: int, da: Array, db: Array) -> None:
+    """Fill da (N,H) with dy act' and db (H,) with sum_n da, by columns. Under IDENTITY da is dy, not written."""
     zero, one, leak = y.dtype.type(0), y.dtype.type(1), y.dtype.type(LEAK)
-    first, last = columns
-    for j in range(first, last):
-        db[j] = zero
-    for n in range(rows[0], rows[1]):
+    first, last = share(part, parts, y.shape[1], LINE)
+    db[first:last] = zero
+    for n in range(y.shape[0]):
         if act == RELU:
             for j in range(first, last):
                 da[n, j] = zero if y[n, j] <= 0 else dy[n, j]
@@ -63,23 +62,9 @@ def activate_backward(dy: Array, y: Array, rows: Span, columns: Span, act: int, 
                 da[n, j] = (one - y[n, j]) * y[n, j] * dy[n, j]
         elif act == SOFTPLUS:
             for j in range(first, last):
-                da[n, j] = -np.expm1(-y[n, j]) * dy[n, j]
+                da[n, j] = -expm1(-y[n, j]) * dy[n, j]
         elif act == ELU:
             for j in range(first, last):
                 da[n, j] = (y[n, j] + one) * dy[n, j] if y[n, j] <= 0 else dy[n, j]
         for j in range(first, last):
             db[j] += da[n, j]
-
-
-@kernel(CAREFUL)
-def minus_abs(a: Any) -> Any:
-    """-|a|, the argument that an exponential can always bear."""
-    return -a if a > 0 else a
-
-
-@kernel(CAREFUL)
-def sigmoid(a: Any) -> Any:
-    """1 / (1 + e^-a)."""
-    one = type(a)(1)
-    e = np.exp(minus_abs(a))
-    return (one if a > 0 else e) / (one + e)

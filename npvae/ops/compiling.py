@@ -47,6 +47,17 @@ class KernelCache(FunctionCache):
         return signature, codegen.magic_tuple(), self.name, FINGERPRINT
 
 
+LINE = 16  # the grain of vectors: a cache line of float32, which one thread should write
+
+
+def _compile(function: F, name: str, **options: Any) -> F:
+    compiled: Any = njit(error_model="numpy", **options)(function)
+    if not config.DISABLE_JIT:
+        with suppress(RuntimeError):  # "no locator available": Numba found nowhere to write
+            compiled._cache = KernelCache(function, f"{function.__module__} {name}")
+    return cast(F, compiled)
+
+
 def kernel(fastmath: frozenset[str] = CAREFUL, inline: str = "never") -> Callable[[F], F]:
     """Compile on first use and keep the result on disk; where no folder can be written, keep it in memory."""
     return lambda function: _compile(function, function.__qualname__, fastmath=set(fastmath), inline=inline)
@@ -62,21 +73,20 @@ def parallel(fastmath: frozenset[str] = CAREFUL) -> Callable[[F], Callable[..., 
     def decorate(function: F) -> Callable[..., Any]:
         work: Any = kernel(fastmath)(function)
 
-        def share(parts: int, *arguments: Any) -> None:
+        def launch(parts: int, *arguments: Any) -> None:
             if parts == 1:
                 work(0, 1, *arguments)
             else:
                 for part in prange(parts):
                     work(np.int64(part), parts, *arguments)  # uint64 would compile anew
 
-        return _compile(share, f"share {function.__qualname__}", parallel=True)
+        return _compile(launch, f"launch {function.__qualname__}", parallel=True)
 
     return decorate
 
 
-def _compile(function: F, name: str, **options: Any) -> F:
-    compiled: Any = njit(error_model="numpy", **options)(function)
-    if not config.DISABLE_JIT:
-        with suppress(RuntimeError):  # "no locator available": Numba found nowhere to write
-            compiled._cache = KernelCache(function, f"{function.__module__} {name}")
-    return cast(F, compiled)
+@kernel()
+def share(part: int, parts: int, count: int, grain: int) -> tuple[int, int]:
+    """The first of `count` things that is this part's, and the first that is not; it begins at a multiple of grain."""
+    grains = -(-count // grain)
+    return min(count, part * grains // parts * grain), min(count, (part + 1) * grains // parts * grain)

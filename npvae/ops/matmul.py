@@ -30,229 +30,25 @@ product is thus cut along N and a flat one along M. No sum over k is shared betw
 cut changes no sum: the result is the same, bit for bit, for any number of threads.
 """
 
-from collections.abc import Callable
+from functools import cache
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from llvmlite import ir
-from numba import config, types
-from numba.core import cgutils
-from numba.extending import intrinsic
 
 from npvae.ops.compiling import kernel, parallel
 from npvae.ops.activation import activate
-from npvae.ops.host import vector_registers
 from npvae.ops.reference import IDENTITY
 from npvae.ops.threads import max_threads, parts
+from npvae.ops.tile import BITS, ROWS, VECTORS, tile, transpose_square
 
 Array = npt.NDArray[Any]
 
-BITS, REGISTERS = vector_registers()
-ROWS, VECTORS = (8, 3) if REGISTERS == 32 else (4, 3)
 LINE = 64  # bytes of a cache line
 DEPTH = 512  # terms of a sum between two cuts: a strip of it, 512 x 48 float32, is 96 kB and stays in the second cache
 BLOCK = 32 * ROWS  # rows of A that strip after strip passes by: of 512 terms they are 512 kB
 
-INT, LANE = ir.IntType(64), ir.IntType(32)
-
-# ── The tile ─────────────────────────────────────────────────────────────────────────────────────────────────────
-
-
-class Builder:
-    """LLVM's instructions on vectors of one dtype, as a tile needs them."""
-
-    def __init__(self, context: Any, build: Any, array: Any) -> None:
-        self.context, self.build = context, build
-        self.number = context.get_data_type(array.dtype)
-        self.bytes = array.dtype.bitwidth // 8
-        self.lanes = BITS // 8 // self.bytes
-        self.vector = ir.VectorType(self.number, self.lanes)
-        self.bits = ir.VectorType(ir.IntType(1), self.lanes)
-        self.places = ir.VectorType(LANE, self.lanes)
-        self.zero = ir.Constant(self.vector, None)
-
-    def function(self, name: str, result: Any, arguments: list[Any]) -> Callable[..., Any]:
-        """A function of LLVM's, such as llvm.fmuladd, for vectors of this dtype."""
-        name = f"llvm.{name}.v{self.lanes}f{8 * self.bytes}"
-        declared = cgutils.get_or_insert_function(self.build.module, ir.FunctionType(result, arguments), name)
-        return lambda *given: self.build.call(declared, given)
-
-    def at(self, array: Any, value: Any, offset: Any) -> Any:
-        """The address of array[offset]."""
-        return self.build.gep(self.context.make_array(array)(self.context, self.build, value).data, [offset])
-
-    def vector_at(self, base: Any, j: int) -> Any:
-        """The address of the j-th vector from base."""
-        return self.build.bitcast(self.build.gep(base, [INT(j * self.lanes)]), self.vector.as_pointer())
-
-    def load(self, base: Any, j: int, mask: Any = None) -> Any:
-        """The j-th vector from base, 0 in the lanes that are masked out and not read."""
-        if mask is None:
-            value = self.build.load(self.vector_at(base, j))
-            value.align = self.bytes
-            return value
-        pointer = self.vector.as_pointer()
-        load = self.function("masked.load", self.vector, [pointer, LANE, self.bits, self.vector])
-        return load(self.vector_at(base, j), LANE(self.bytes), mask, self.zero)
-
-    def store(self, value: Any, base: Any, j: int, mask: Any = None) -> None:
-        """Write the j-th vector from base, but for the lanes that are masked out."""
-        if mask is None:
-            self.build.store(value, self.vector_at(base, j)).align = self.bytes
-        else:
-            store = self.function(
-                "masked.store", ir.VoidType(), [self.vector, self.vector.as_pointer(), LANE, self.bits]
-            )
-            store(value, self.vector_at(base, j), LANE(self.bytes), mask)
-
-    def spread(self, number: Any, kind: Any) -> Any:
-        """A number in every lane."""
-        one = self.build.insert_element(ir.Constant(kind, ir.Undefined), number, LANE(0))
-        return self.build.shuffle_vector(one, one, ir.Constant(self.places, [0] * self.lanes))
-
-    def first(self, live: Any) -> Any:
-        """The mask of the first `live` lanes."""
-        limit = self.spread(self.build.trunc(live, LANE), self.places)
-        return self.build.icmp_signed(">", limit, ir.Constant(self.places, list(range(self.lanes))))
-
-    def least(self, a: Any, b: Any) -> Any:
-        """min(a, b) of two integers."""
-        return self.build.select(self.build.icmp_signed("<", a, b), a, b)
-
-
-NAMES = ("a", "a_at", "a_row", "a_k", "b", "b_at", "b_row", "c", "c_at", "c_row", "depth", "resume", "live", "width")
-
-
-@intrinsic
-def tile(  # type: ignore[no-untyped-def]
-    typing_context, a, a_at, a_row, a_k, b, b_at, b_row, c, c_at, c_row, depth, resume, live, width
-):
-    """C[:live, :width] = A B, or += where `resume` is not 0, over `depth` > 0 terms.
-
-    a, b and c are flat; the tile starts at a[a_at], b[b_at] and c[c_at]. Rows of C and B are contiguous and c_row and
-    b_row numbers apart; from a row of A to the next it is a_row numbers, from a term to the next a_k.
-    """
-
-    def generate(context: Any, build: Any, signature: Any, values: Any) -> Any:
-        v = dict(zip(NAMES, values, strict=True))
-        to = Builder(context, build, c)
-        v |= {"a": to.at(a, v["a"], v["a_at"]), "b": to.at(b, v["b"], v["b_at"]), "c": to.at(c, v["c"], v["c_at"])}
-        build.function.attributes.add("noinline")  # code of this size is compiled once, not for each of its callers
-        tall = build.icmp_signed(">", v["live"], INT(ROWS // 2))
-        for rows, fits in ((ROWS, tall), (ROWS // 2, build.not_(tall))):
-            with build.if_then(fits):
-                whole = build.icmp_signed("==", v["width"], INT(VECTORS * to.lanes))
-                with build.if_else(whole) as (then, otherwise):
-                    with then:
-                        accumulate(to, v, rows, VECTORS, masked=False)
-                    with otherwise:
-                        for vectors in range(1, VECTORS + 1):
-                            above = build.icmp_signed(">", v["width"], INT((vectors - 1) * to.lanes))
-                            below = build.icmp_signed("<=", v["width"], INT(vectors * to.lanes))
-                            with build.if_then(build.and_(above, below)):
-                                accumulate(to, v, rows, vectors, masked=True)
-        return context.get_dummy_value()
-
-    given = (a, a_at, a_row, a_k, b, b_at, b_row, c, c_at, c_row, depth, resume, live, width)
-    return types.void(*(kind if isinstance(kind, types.Array) else types.int64 for kind in given)), generate
-
-
-def accumulate(to: Builder, v: dict[str, Any], rows: int, vectors: int, masked: bool) -> None:
-    """Write the loop of a tile of so many rows and vectors; masked, its last vector ends with the matrix."""
-    build = to.build
-    multiply_add = to.function("fmuladd", to.vector, [to.vector] * 3)  # one instruction where the processor has it
-    grid = [(i, j) for i in range(rows) for j in range(vectors)]
-    mask: list[Any] = [None] * vectors
-    if masked:
-        mask[-1] = to.first(build.sub(v["width"], INT((vectors - 1) * to.lanes)))
-    row = [to.least(INT(i), build.sub(v["live"], INT(1))) for i in range(rows)]
-    a_rows = [build.gep(v["a"], [build.mul(i, v["a_row"])]) for i in row]
-    c_rows = [build.gep(v["c"], [build.mul(i, v["c_row"])]) for i in row]
-
-    entry = build.block
-    resumed, loop, done = (build.function.append_basic_block(name) for name in ("resumed", "loop", "done"))
-    build.cbranch(build.icmp_signed("!=", v["resume"], INT(0)), resumed, loop)
-
-    build.position_at_end(resumed)
-    partial = {(i, j): to.load(c_rows[i], j, mask[j]) for i, j in grid}
-    build.branch(loop)
-
-    build.position_at_end(loop)
-    k = build.phi(INT)
-    sums = {ij: build.phi(to.vector) for ij in grid}
-    b_k = build.gep(v["b"], [build.mul(k, v["b_row"])])
-    b_vectors = [to.load(b_k, j, mask[j]) for j in range(vectors)]
-    a_k = build.mul(k, v["a_k"])
-    added = {}
-    for i in range(rows):
-        number = to.spread(build.load(build.gep(a_rows[i], [a_k])), to.vector)
-        for j in range(vectors):
-            added[i, j] = multiply_add(number, b_vectors[j], sums[i, j])
-    k_next = build.add(k, INT(1))
-    build.cbranch(build.icmp_signed("<", k_next, v["depth"]), loop, done)
-
-    k.add_incoming(INT(0), entry)
-    k.add_incoming(INT(0), resumed)
-    k.add_incoming(k_next, loop)
-    for ij in grid:
-        sums[ij].add_incoming(to.zero, entry)
-        sums[ij].add_incoming(partial[ij], resumed)
-        sums[ij].add_incoming(added[ij], loop)
-
-    build.position_at_end(done)
-    for i, j in grid:
-        to.store(added[i, j], c_rows[i], j, mask[j])
-
-
-# ── The panel ────────────────────────────────────────────────────────────────────────────────────────────────────
-
-
-@intrinsic
-def transpose_square(typing_context, a, a_at, a_row, out, out_at, out_row, live, width):  # type: ignore[no-untyped-def]
-    """out = A^T for a square of as many rows as a vector has lanes, of which `live` > 0 exist, `width` numbers each.
-
-    What does not exist is not read; in `out` its place is filled all the same. Rows are transposed in registers:
-    interleaving row i with row i + lanes/2 for all i is a perfect shuffle of the rows' numbers, and log2(lanes) perfect
-    shuffles exchange rows and columns (Stone 1971, "Parallel processing with the perfect shuffle").
-    """
-
-    def generate(context: Any, build: Any, signature: Any, values: Any) -> Any:
-        to = Builder(context, build, out)
-        source, target = to.at(a, values[0], values[1]), to.at(out, values[3], values[4])
-        mask, last = to.first(values[7]), build.sub(values[6], INT(1))
-        rows = [
-            to.load(build.gep(source, [build.mul(to.least(INT(i), last), values[2])]), 0, mask) for i in range(to.lanes)
-        ]
-        half = to.lanes // 2
-        zip_ = [[j // 2 + part * half + (j % 2) * to.lanes for j in range(to.lanes)] for part in range(2)]
-        low, high = (ir.Constant(to.places, order) for order in zip_)
-        for _ in range(half.bit_length()):
-            pairs = [(rows[i], rows[i + half]) for i in range(half)]
-            rows = [build.shuffle_vector(a, b, order) for a, b in pairs for order in (low, high)]
-        for i, row in enumerate(rows):
-            to.store(row, build.gep(target, [build.mul(INT(i), values[5])]), 0)
-        return context.get_dummy_value()
-
-    given = (a, a_at, a_row, out, out_at, out_row, live, width)
-    return types.void(*(kind if isinstance(kind, types.Array) else types.int64 for kind in given)), generate
-
-
-if config.DISABLE_JIT:  # the same, as definitions
-
-    def tile(  # noqa: F811
-        a, a_at, a_row, a_k, b, b_at, b_row, c, c_at, c_row, depth, resume, live, width
-    ):  # type: ignore[no-untyped-def]
-        """C[:live, :width] = A B, or +=."""
-        i, j, k = np.arange(live)[:, None], np.arange(width), np.arange(depth)
-        product = a[a_at + i * a_row + k * a_k] @ b[b_at + k[:, None] * b_row + j]
-        c[c_at + i * c_row + j] = product + (c[c_at + i * c_row + j] if resume else 0)
-
-    def transpose_square(a, a_at, a_row, out, out_at, out_row, live, width):  # type: ignore[no-untyped-def]  # noqa: F811
-        """out = A^T."""
-        i, j = np.arange(live), np.arange(width)
-        out[out_at + j[:, None] * out_row + i] = a[a_at + i * a_row + j[:, None]]
-
+NONE = {np.dtype(kind): np.empty(0, kind) for kind in ("float32", "float64")}
 
 # ── The product ──────────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -289,7 +85,7 @@ def panel_size(lanes: int) -> int:
 
 
 @parallel()
-def product(
+def compute(
     part: int,
     parts: int,
     a: Array,
@@ -299,19 +95,23 @@ def product(
     b_row: int,
     panels: Array,
     c: Array,
+    c_row: int,
+    M: int,
+    N: int,
     K: int,
     bias: Array,
     act: int,
 ) -> None:
-    """This part of C (M,N) = A B or, if there are `panels` to pack it into, of A B^T; A and B flat.
+    """Compute this part of C (M,N) = A B or, if there are `panels` to pack it into, of A B^T; all arrays are flat.
 
+    From a row of A to the next it is a_row numbers, from a column to the next a_k; rows of B and C are contiguous.
     With a bias (N,) the result is act(A B + bias), applied to each strip while it is in the cache; a bias of no numbers
     stands for none.
     """
-    (M, N), lanes, flat, turned = c.shape, lanes_of(c), c.reshape(-1), panels.size > 0
+    lanes, turned = lanes_of(c), panels.size > 0
     step = DEPTH if turned else depth_of(c, b_row)
     # The first strip ends where a cache line begins, so that no vector of the others lies across two of them.
-    lead = -np.int64(b.ctypes.data) % LINE // c.itemsize if b_row * c.itemsize % LINE == 0 and not turned else 0
+    lead: int = -int(b.ctypes.data) % LINE // c.itemsize if b_row * c.itemsize % LINE == 0 and not turned else 0
     across = -(-lead // lanes) - (lead - N) // lanes  # vectors in a row of C
     total = across * -(-M // ROWS)  # work, in tiles of one vector
     begin, end = part * total // parts, (part + 1) * total // parts
@@ -336,21 +136,85 @@ def product(
                     source, at, apart = panels, part * panel_size(lanes), VECTORS * lanes
                     pack(b, start * b_row + p, b_row, panels, at, depth, width)
                 for i in range(rows[0], rows[1], ROWS):
-                    a_at, c_at, live = i * a_row + p * a_k, i * N + start, min(ROWS, rows[1] - i)
+                    a_at, c_at, live = i * a_row + p * a_k, i * c_row + start, min(ROWS, rows[1] - i)
                     if depth > 0:
-                        tile(a, a_at, a_row, a_k, source, at, apart, flat, c_at, N, depth, p, live, width)
+                        tile(a, a_at, a_row, a_k, source, at, apart, c, c_at, c_row, depth, p, live, width)
                     else:  # a sum of no terms
-                        c[i : i + live, start:right] = 0
+                        for j in range(i, i + live):
+                            c[j * c_row + start : j * c_row + right] = 0
                 if bias.size and p + step >= K:
-                    activate(c, rows, (start, right), bias, act)
+                    activate(c, c_row, rows, (start, right), bias, act)
+
+
+# ── The three products of a dense layer ──────────────────────────────────────────────────────────────────────────
+# Their arguments are as NumPy's; nothing is checked. Rows may be any distance apart, if each is contiguous.
+
+
+def product(a: Array, b: Array, out: Array, bias: Array | None = None, act: int = IDENTITY) -> Array:
+    """out = a b or, with a bias, act(a b + bias).  a (M,K), b (K,N), bias (N,) -> (M,N)."""
+    (a, a_row), (b, b_row), (M, K), N = flat(a), flat(b), a.shape, b.shape[1]
+    return _compute((a, a_row, 1), (b, b_row), NONE[out.dtype], out, (M, N, K), bias, act)
+
+
+def product_tn(a: Array, b: Array, out: Array) -> Array:
+    """out = a^T b.  a (K,M), b (K,N) -> (M,N)."""
+    (a, a_row), (b, b_row), (K, M), N = flat(a), flat(b), a.shape, b.shape[1]
+    return _compute((a, 1, a_row), (b, b_row), NONE[out.dtype], out, (M, N, K))
+
+
+def product_nt(a: Array, b: Array, out: Array) -> Array:
+    """out = a b^T.  a (M,K), b (N,K) -> (M,N)."""
+    (a, a_row), (b, b_row), (M, K), N = flat(a), flat(b), a.shape, len(b)
+    return _compute((a, a_row, 1), (b, b_row), panels(out.dtype), out, (M, N, K))
+
+
+@cache
+def panels(dtype: np.dtype[Any]) -> Array:
+    """A panel for each thread there may be.
+
+    One for all: a product holds Python's lock until it is done, so no two are under way at once.
+    """
+    return np.empty(max_threads() * DEPTH * VECTORS * (BITS // 8 // dtype.itemsize), dtype)
+
+
+def _compute(
+    a: tuple[Array, int, int],
+    b: tuple[Array, int],
+    room: Array,
+    out: Array,
+    sizes: tuple[int, int, int],
+    bias: Array | None = None,
+    act: int = IDENTITY,
+) -> Array:
+    if not in_rows(out):
+        out[...] = _compute(a, b, room, np.empty_like(out, order="C"), sizes, bias, act)
+        return out
+    (M, N, K), (c, c_row) = sizes, flat(out)
+    compute(parts(M * N * K), *a, *b, room, c, c_row, M, N, K, NONE[out.dtype] if bias is None else bias, act)
+    return out
+
+
+def in_rows(x: Array) -> bool:
+    """Whether the rows of x are contiguous and follow each other."""
+    return x.flags.c_contiguous or (
+        x.strides[1] == x.itemsize and x.strides[0] % x.itemsize == 0 and x.strides[0] >= x.shape[1] * x.itemsize
+    )
+
+
+def flat(x: Array) -> tuple[Array, int]:
+    """The memory of x as a vector, and how many numbers it is from one row to the next; a copy if rows have gaps."""
+    if x.flags.c_contiguous:
+        return x.reshape(-1), x.shape[1]
+    if not in_rows(x):
+        return np.array(x, order="C").reshape(-1), x.shape[1]
+    row = x.strides[0] // x.itemsize
+    return np.lib.stride_tricks.as_strided(x, ((len(x) - 1) * row + x.shape[1],), (x.itemsize,)), row
 
 
 def matmul(a: Array, b: Array, out: Array) -> Array:
-    """out (M,N) = a (M,K) b (K,N), where a or b may be the transpose of a C-contiguous array. Nothing is checked."""
-    (M, K), N = a.shape, b.shape[1]
-    a_row, a_k = (stride // a.itemsize for stride in a.strides)
-    turned = not b.flags.c_contiguous
-    panels = np.empty(max_threads() * panel_size(lanes_of(out)) if turned else 0, out.dtype)
-    flat = [x.T.reshape(-1) if x.flags.f_contiguous else x.reshape(-1) for x in (a, b)]
-    product(parts(M * N * K), flat[0], a_row, a_k, flat[1], K if turned else N, panels, out, K, panels[:0], IDENTITY)
-    return out
+    """out = a b, as np.matmul; the transpose of an array is read as such."""
+    if not in_rows(a) and in_rows(a.T):
+        return product_tn(a.T, b, out)
+    if not in_rows(b) and in_rows(b.T):
+        return product_nt(a, b.T, out)
+    return product(a, b, out)
