@@ -15,7 +15,7 @@ import numpy as np
 
 from benchmarks.serve import read_arrays
 from benchmarks.statistics import ratios, summarize
-from benchmarks.workers import Worker, WorkerError
+from benchmarks.workers import WorkerError
 from npvae.progress import Progress
 
 Array = Any
@@ -81,27 +81,26 @@ def compete(
         np.savez(given, **cell.arrays)
         for name, worker in workers.items():
             pace.say(f"{cell.name}: {labels[name]} gets ready")
-            guarded(records[name], lambda w=worker, r=records[name]: enter(cell, w, r, given))
-    times = {}
+            guarded(records[name], enter, cell, worker, records[name], given)
+    share = timing.seconds / (timing.rounds * len(workers))
     for name, worker in workers.items():
         if records[name]["status"] == "timed":
-            share = timing.seconds / max(timing.rounds * len(workers), 1)
-            guarded(records[name], lambda w=worker, n=name: times.update({n: calibrate(w, share)}))
+            guarded(records[name], calibrate, worker, records[name], share)
     order = random.Random(timing.seed)
     for _ in range(timing.rounds):
         running = [name for name, record in records.items() if record["status"] == "timed"]
         for name in order.sample(running, len(running)):
             pace.say(f"{cell.name}: {labels[name]}")
-            guarded(records[name], lambda n=name: burst(workers[n], records[n], times[n]))
+            guarded(records[name], burst, workers[name], records[name])
         pace.tick()
     summarise(records, ours)
     return {"name": cell.name, "unit": "s", **cell.facts, "contestants": records}
 
 
-def guarded(record: Record, action: Callable[[], Any]) -> None:
+def guarded(record: Record, action: Callable[..., Any], *arguments: Any) -> None:
     """Do it; a contestant that fails is named with its error, and the others go on."""
     try:
-        action()
+        action(*arguments)
     except WorkerError as error:
         record["status"] = "missing" if error.missing else "failed"
         record["reason"] = str(error)
@@ -122,21 +121,21 @@ def enter(cell: Cell, worker: Any, record: Record, given: Path) -> None:
         record["status"], record["reason"] = "refused", "; ".join(wrong)
 
 
-def calibrate(worker: Any, seconds: float) -> int:
-    """How many runs make a burst of about so many seconds."""
+def calibrate(worker: Any, record: Record, seconds: float) -> None:
+    """Note how many runs make a burst of about so many seconds."""
     times, taken = 1, worker.ask("burst", times=1, warm=1)["seconds"]
     while taken < seconds / 4 and times < 1 << 24:
         times = max(2 * times, int(min(seconds / max(taken, 1e-9), 50) * times))
         taken = min(worker.ask("burst", times=times, warm=1)["seconds"] for _ in range(2))
     worker.settle()
-    return max(1, round(times * seconds / max(taken, 1e-9)))
+    record["times"] = max(1, round(times * seconds / max(taken, 1e-9)))
 
 
-def burst(worker: Any, record: Record, times: int) -> None:
+def burst(worker: Any, record: Record) -> None:
     """One round of one contestant: seconds per run."""
+    times = record["times"]
     taken = worker.ask("burst", times=times, warm=max(1, round(WARM * times)))["seconds"]
     record.setdefault("values", []).append(taken / times)
-    record["times"] = times
     worker.settle()
 
 

@@ -40,7 +40,7 @@ def run(options: Options) -> Result:
             for _ in range(rounds):
                 pace.say(PEERS[name].label)
                 if record["status"] == "timed":
-                    guarded(record, lambda n=name, f=found: f.append(measure(n, problem, given, options.threads)))  # type: ignore[misc]
+                    guarded(record, measure, found, name, problem, given, options.threads)
                 pace.tick()
             for cell, records in cells.items():
                 values = [one[cell] for one in found if cell in one]
@@ -54,8 +54,8 @@ def run(options: Options) -> Result:
     return result("memory", replace(options, rounds=rounds), made)
 
 
-def measure(name: str, problem: Problem, given: Path, threads: int) -> dict[str, float]:
-    """One process: its memory by the name of the cell. Compilers that run in processes of their own do not count."""
+def measure(found: list[dict[str, float]], name: str, problem: Problem, given: Path, threads: int) -> None:
+    """Add the memory of one process, by the name of the cell; compilers in processes of their own do not count."""
     worker = Worker(name, threads)
     try:
         before = worker.ask("memory")["peak"]
@@ -65,9 +65,9 @@ def measure(name: str, problem: Problem, given: Path, threads: int) -> dict[str,
         peak = worker.ask("memory")["peak"]
         if peak is None:
             raise WorkerError("this system does not tell how much memory a process has")
-        found = {BEFORE: before / 2**20, PEAK: peak / 2**20, GROWTH: (peak - before) / 2**20}
+        memory = {BEFORE: before / 2**20, PEAK: peak / 2**20, GROWTH: (peak - before) / 2**20}
         if name in TRACED:
-            found[STEP] = worker.ask("trace")["peak"] / 2**10
-        return found
+            memory[STEP] = worker.ask("trace")["peak"] / 2**10
+        found.append(memory)
     finally:
         worker.close()

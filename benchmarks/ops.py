@@ -1,4 +1,4 @@
-"""Every op pair and every update rule alone, npvae's two backends side by side, at the shapes of 784-400-20, B = 128."""
+"""Every op pair and every update rule alone: npvae's two backends at the shapes of 784-400-20, B = 128."""
 
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
@@ -168,8 +168,8 @@ def norm() -> Op:
 def every() -> dict[str, Op]:
     """All ops by the name of their cell."""
     ops: dict[str, Op] = {}
-    layers = ((D, H, reference.RELU), (H, 2 * Z, reference.IDENTITY), (Z, H, reference.RELU), (H, D, reference.IDENTITY))
-    for i, o, act in layers:
+    relu, linear = reference.RELU, reference.IDENTITY
+    for i, o, act in ((D, H, relu), (H, 2 * Z, linear), (Z, H, relu), (H, D, linear)):
         for direction in ("forward", "backward"):
             ops[f"dense {i}×{o} {direction}"] = dense(i, o, act, direction)
     pixels, codes = B * D, B * Z
@@ -178,7 +178,8 @@ def every() -> dict[str, Op]:
         return normal(r, t, B, 1, 2 * Z)
 
     for made in (
-        pair("bernoulli", 6 * pixels, 5 * pixels, lambda r, t: {"logits": normal(r, t, B, 1, D), "target": images(r, t)}),
+        pair("bernoulli", 6 * pixels, 5 * pixels,
+             lambda r, t: {"logits": normal(r, t, B, 1, D), "target": images(r, t)}),
         pair("reparameterize", 4 * codes, 5 * codes, lambda r, t: {"stats": stats(r, t), "eps": normal(r, t, B, 1, Z)}),
         pair("gaussian_kl", 6 * codes, 4 * codes, lambda r, t: {"stats": stats(r, t)}),
         pair("elbo", codes, codes,
@@ -215,7 +216,7 @@ def run(options: Options) -> Result:
     workers = {name: Worker(name, options.threads) for name in names}
     try:
         cells, limits = peaks.around(
-            options, (P,), lambda: [compete(cell_of(name), workers, LABELS, "jit", options.timing, pace) for name in wanted]
+            options, (P,), lambda: [compete(cell_of(op), workers, LABELS, "jit", options.timing, pace) for op in wanted]
         )
     finally:
         close_all(workers.values())

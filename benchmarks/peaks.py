@@ -82,7 +82,8 @@ def make_spin() -> Any:
     @intrinsic  # type: ignore[misc,untyped-decorator,unused-ignore]
     def accumulate(typing_context: Any, n: Any, address: Any, factor: Any, term: Any) -> Any:
         def generate(context: Any, b: Any, signature: Any, values: Any) -> Any:
-            fma = cgutils.get_or_insert_function(b.module, ir.FunctionType(vector, [vector] * 3), f"llvm.fma.v{lanes}f32")
+            kind = ir.FunctionType(vector, [vector] * 3)
+            fma = cgutils.get_or_insert_function(b.module, kind, f"llvm.fma.v{lanes}f32")
 
             def everywhere(scalar: Any) -> Any:
                 one = b.insert_element(ir.Constant(vector, ir.Undefined), scalar, ir.Constant(ir.IntType(32), 0))

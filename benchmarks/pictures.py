@@ -2,7 +2,7 @@
 
 import io
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
@@ -110,87 +110,84 @@ def batch(cell: dict[str, Any]) -> int:
 
 # ── How near the machine's limits ────────────────────────────────────────────────────────────────────────────────────
 
-
-def roofline(matmul: results.Result, ops: results.Result) -> "Figure":
-    """Operations per second against operations per byte (Williams, Waterman & Patterson 2009), and the two limits."""
-    figure = new_figure(8.0, 5.6)
-    axes = figure.subplots()
-    axes.set_xscale("log")
-    axes.set_yscale("log")
-    peaks = ops["peaks"]
-    fma = max(matmul["peaks"]["fma"], peaks["fma"])
-    resident = max(peaks["update"].values(), default=0.0)
-    points = [point(c, OURS, c["name"].split(" ", 1)) for c in matmul["cells"]]
-    points += [point(c, OURS, None) for c in ops["cells"]]
-    others = [point(c, "numpy", None) for c in matmul["cells"]]
-    found = [p for p in points if p]
-    span = np.array([min([p[0] for p in found], default=0.1) / 2, max([p[0] for p in found], default=100) * 2])
-    x = np.geomspace(*span, 200)
-    for rate, name in ((resident, "cache"), (peaks["triad"], "memory")):
-        if rate:
-            axes.plot(x, np.minimum(fma, x * rate) / 1e9, color=ROOF, linewidth=1.6, linestyle="-" if name == "cache" else "--")
-            spot = span[0] * 1.15
-            axes.annotate(f"{name} {rate / 1e9:.0f} GB/s", (spot, spot * rate / 1e9), (0, 6), textcoords="offset points",
-                          rotation=0, color=ROOF, fontsize=9)  # fmt: skip
-    axes.annotate(f"multiply-add peak {fma / 1e9:.0f} GFLOP/s", (span[1], fma / 1e9), (-2, 5), ha="right",
-                  textcoords="offset points", color=ROOF, fontsize=9)  # fmt: skip
-    numpy_points = np.array([p[:2] for p in others if p]).reshape(-1, 2)
-    axes.scatter(*numpy_points.T, s=34, facecolors="none", edgecolors=STYLES["numpy"][0], linewidths=1.4, marker="s",
-                 label="products by NumPy's BLAS")  # fmt: skip
-    products = np.array([p[:2] for p in points[: len(matmul["cells"])] if p]).reshape(-1, 2)
-    axes.scatter(*products.T, s=34, color=OURS_COLOUR, label="npvae: products", zorder=3)
-    passes = [(p, c["name"]) for p, c in zip(points[len(matmul["cells"]) :], ops["cells"], strict=True) if p]
-    layers = np.array([p[:2] for p, name in passes if name.startswith(("dense", "tied"))]).reshape(-1, 2)
-    axes.scatter(*layers.T, s=38, color="#E69F00", marker="D", label="npvae: whole layers", zorder=3)
-    others_ = [(p, name) for p, name in passes if not name.startswith(("dense", "tied"))]
-    axes.scatter(*np.array([p[:2] for p, _ in others_]).reshape(-1, 2).T, s=38, color="#D55E00", marker="^",
-                 label="npvae: everything else", zorder=3)  # fmt: skip
-    axes.set_xlim(*span)
-    named = [(p, name) for p, name in others_ if name in NAMED]
-    named += [(p, f"{c['name'].split(' ')[0]}") for p, c in zip(points, matmul["cells"], strict=False)
-              if p and c["name"] in NAMED]  # fmt: skip
-    place(figure, axes, named)
-    axes.set_xlabel("operations per byte that has to be read or written")
-    axes.set_ylabel("GFLOP/s")
-    axes.set_title("Where the time of a step can go", loc="left", fontsize=13, weight="bold")
-    axes.grid(alpha=0.25)
-    axes.spines[["top", "right"]].set_visible(False)
-    axes.legend(loc="lower right", frameon=False, fontsize=10)
-    figure.supxlabel(footnote(ops, "float32, 784-400-20, B = 128; an exponential counts as one operation"), fontsize=8,
-                     x=0.01, ha="left", color=ROOF)  # fmt: skip
-    return figure
-
-
 NAMED = (
     "bernoulli forward", "bernoulli backward", "adam", "sgd", "global norm", "reparameterize forward",
     "gaussian_kl backward", "128×784×400 y = x W", "784×128×400 dW = xᵀ dy", "128×400×784 dx = dy Wᵀ",
     "128×20×400 y = x W", "128×400×40 y = x W", "16×784×400 y = x W", "2048×784×400 y = x W",
 )  # fmt: skip
+LAYERS = ("dense", "tied")
 
 
-def point(cell: dict[str, Any], name: str, _: Any) -> tuple[float, float] | None:
-    """Operations per byte and GFLOP/s of a contestant, None if it was not timed."""
-    record = cell["contestants"].get(name, {})
-    if "median" not in record:
-        return None
-    return cell["flops"] / cell["bytes"], cell["flops"] / record["median"] / 1e9
+class Point(NamedTuple):
+    """A cell in the picture: operations per byte, GFLOP/s."""
+
+    intensity: float
+    speed: float
+    name: str
 
 
-def place(figure: "Figure", axes: Any, named: list[tuple[tuple[float, float], str]]) -> None:
-    """Write names beside points, each where it covers no other name if there is such a place."""
+def points(cells: list[dict[str, Any]], contestant: str) -> list[Point]:
+    """The cells in which this contestant was timed."""
+    found = [(cell, cell["contestants"].get(contestant, {}).get("median")) for cell in cells]
+    return [Point(c["flops"] / c["bytes"], c["flops"] / median / 1e9, c["name"]) for c, median in found if median]
+
+
+def roofline(matmul: results.Result, ops: results.Result) -> "Figure":
+    """Operations per second against operations per byte (Williams, Waterman & Patterson 2009), and the two limits."""
+    products, passes = points(matmul["cells"], OURS), points(ops["cells"], OURS)
+    series = (
+        ("products by NumPy's BLAS", points(matmul["cells"], "numpy"), STYLES["numpy"], "none"),
+        ("npvae: products", products, (OURS_COLOUR, "o"), OURS_COLOUR),
+        ("npvae: whole layers", [p for p in passes if p.name.startswith(LAYERS)], ("#E69F00", "D"), "#E69F00"),
+        ("npvae: other ops", [p for p in passes if not p.name.startswith(LAYERS)], ("#D55E00", "^"), "#D55E00"),
+    )
+    intensities = [p.intensity for _, found, _, _ in series for p in found] or [1.0]
+    low, high = min(intensities) / 2, max(intensities) * 1.6
+    fma = max(matmul["peaks"]["fma"], ops["peaks"]["fma"])
+
+    figure = new_figure(8.0, 5.8)
+    axes = figure.subplots()
+    axes.set(xscale="log", yscale="log", xlim=(low, high))
+    x = np.geomspace(low, high, 400)
+    cache, memory = max(ops["peaks"]["update"].values()), ops["peaks"]["triad"]
+    for rate, line, where in ((cache, "-", "cache, theta's vectors"), (memory, "--", "memory")):
+        axes.plot(x, np.minimum(fma, x * rate) / 1e9, line, color=ROOF, linewidth=1.6)
+        axes.annotate(f"{where}: {rate / 1e9:.0f} GB/s", (low, low * rate / 1e9), (6, 9 if line == "-" else -14),
+                      textcoords="offset points", color=ROOF, fontsize=9)  # fmt: skip
+    axes.annotate(f"multiply-adds: {fma / 1e9:.0f} GFLOP/s", (high, fma / 1e9), (0, 5), ha="right",
+                  textcoords="offset points", color=ROOF, fontsize=9)  # fmt: skip
+    for label, found, (colour, marker), face in series:
+        axes.scatter([p.intensity for p in found], [p.speed for p in found], s=36, marker=marker, facecolors=face,
+                     edgecolors=colour, linewidths=1.3, label=label, zorder=3)  # fmt: skip
+    axes.set_xlabel("operations per byte that has to be read or written")
+    axes.set_ylabel("GFLOP/s")
+    axes.set_title("How near the machine's limits", loc="left", fontsize=13, weight="bold")
+    axes.grid(alpha=0.25)
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.legend(loc="lower right", frameon=False, fontsize=10)
+    note = footnote(ops, "float32, 784-400-20, B = 128; an exponential counts as one operation")
+    figure.supxlabel(note, fontsize=8, x=0.01, ha="left", color=ROOF)
+    name_points(figure, axes, [p for p in products + passes if p.name in NAMED], products + passes)
+    return figure
+
+
+def name_points(figure: "Figure", axes: Any, named: list[Point], every: list[Point]) -> None:
+    """Write names beside points, each where it covers no other name and no point; else not at all."""
     figure.draw_without_rendering()
-    taken: list[Any] = []
-    for (x, y), name in sorted(named, key=lambda item: item[0]):
-        for dx, dy, ha in ((7, -3, "left"), (-7, -3, "right"), (0, 8, "center"), (0, -15, "center"), (7, -14, "left"),
-                           (7, 8, "left"), (-7, 8, "right"), (-7, -14, "right")):  # fmt: skip
-            text = axes.annotate(name, (x, y), (dx, dy), textcoords="offset points", ha=ha, fontsize=8.5, color=INK)
-            box = text.get_window_extent(figure.canvas.get_renderer())  # type: ignore[attr-defined,unused-ignore]
-            if not any(box.overlaps(other) for other in taken):
+    spots = axes.transData.transform([(p.intensity, p.speed) for p in every]) if every else np.empty((0, 2))
+    taken: list[Any] = [axes.get_legend().get_window_extent()]
+    places = [(8, -3, "left"), (-8, -3, "right"), (0, 9, "center"), (0, -16, "center"), (8, -15, "left"),
+              (8, 9, "left"), (-8, 9, "right"), (-8, -15, "right"), (14, -28, "left"), (-14, 22, "right")]  # fmt: skip
+    for point in sorted(named, key=lambda p: NAMED.index(p.name)):
+        short = point.name.split(" ")[0] if "×" in point.name else point.name.replace("_", " ")
+        for dx, dy, side in places:
+            text = axes.annotate(short, point[:2], (dx, dy), textcoords="offset points", ha=side, fontsize=8.5,
+                                 color=INK)  # fmt: skip
+            box = text.get_window_extent()
+            if not any(box.overlaps(other) for other in taken) and not any(box.contains(*spot) for spot in spots):
+                taken.append(box)
                 break
             text.remove()
-        else:
-            continue
-        taken.append(box)
 
 
 def footnote(made: results.Result, what: str) -> str:

@@ -1,5 +1,7 @@
 """How a step's time grows: with threads, with the batch, with the width."""
 
+from functools import partial
+
 from benchmarks import peaks
 from benchmarks.contest import Pace
 from benchmarks.options import Options
@@ -33,11 +35,8 @@ def run(options: Options) -> Result:
     pace, cells = Pace(len(wanted) * options.rounds), []
     for name, threads, problem in wanted:
         alone = options.with_threads(threads)
-        cell, limits = peaks.around(
-            alone,
-            [problem.parameters],
-            lambda p=problem, n=name, t=threads: measure(p, n, names, options, t, pace),  # type: ignore[misc]
-        )
+        step = partial(measure, problem, name, names, options, threads, pace)
+        cell, limits = peaks.around(alone, [problem.parameters], step)
         cells.append(cell | {"threads": threads, "peaks": limits})
     pace.close()
     return result("scaling", options, cells)

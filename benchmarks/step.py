@@ -8,18 +8,18 @@ import numpy as np
 import npvae as nv
 from benchmarks import peaks
 from benchmarks.contest import Arrays, Cell, Check, Pace, Record, compete, l2
+from benchmarks.options import Options
 from benchmarks.peers import OURS, PEERS, answer, ours
 from benchmarks.problem import Problem
-from benchmarks.options import Options
 from benchmarks.results import Result, result
 from benchmarks.workers import Worker, close_all
 from npvae import noise
 
-SMALL = {"hidden": (200, 200), "latent": 50}
+DEEP = Problem(hidden=(200, 200), latent=50)
 PROBLEMS = (
     *(Problem(batch=batch) for batch in (16, 64, 128, 512, 2048)),
-    *(Problem(batch=batch, **SMALL) for batch in (20, 100)),
-    *(Problem(batch=batch, samples=k, bound="iwae", **SMALL) for batch in (20, 100) for k in (5, 50)),
+    *(replace(DEEP, batch=batch) for batch in (20, 100)),
+    *(replace(DEEP, batch=batch, samples=k, bound="iwae") for batch in (20, 100) for k in (5, 50)),
 )
 
 # Largest L2 errors against npvae's reference in float64. One tensor may be worse than all together; Adam divides by

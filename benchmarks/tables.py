@@ -21,8 +21,8 @@ def report(result: dict[str, Any]) -> str:
     machine, options = result["machine"], result["options"]
     head = (
         f"{result['benchmark']}: {machine['cpu']}, {machine['threads']} of {machine['cores']} cores, "
-        f"{options['rounds']} rounds. Medians, with intervals of at least 95 % where there are 6 rounds or more, else ranges; "
-        "ratios are to npvae jit of the same round."
+        f"{options['rounds']} rounds. Medians, with intervals of at least 95 % where there are 6 rounds or "
+        "more, else ranges; ratios are to npvae jit of the same round."
     )
     peaks = result.get("peaks")
     parts = [head]
@@ -72,7 +72,7 @@ def lower_bound(cell: dict[str, Any], peaks: dict[str, Any] | None) -> float | N
         return None
     seconds: float = cell["flops"] / peaks["fma"]
     if "bytes" in cell and peaks["update"]:  # an op: whichever takes longer, its arithmetic or its traffic
-        return max(seconds, cell["bytes"] / max(peaks["update"].values()))
+        return max(seconds, float(cell["bytes"] / max(peaks["update"].values())))
     if "parameters" in cell:
         rate = peaks["update"].get(str(cell["parameters"]))
         if rate is None:

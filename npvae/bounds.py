@@ -90,4 +90,5 @@ Bound = ELBO | IWAE
 
 def terms(log_px: Array, rate: Array) -> dict[str, float]:
     """What a bound is made of, in nats per image: -mean log p(x|z) and the mean rate, whatever their weights."""
-    return {"reconstruction": float(-np.mean(log_px.real)), "rate": float(np.mean(rate.real.sum(axis=-1)))}
+    samples = rate.shape[0] * rate.shape[1]
+    return {"reconstruction": float(-np.mean(log_px.real)), "rate": float(np.sum(rate.real) / samples)}

@@ -11,10 +11,13 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import numpy.typing as npt
 
 Array = npt.NDArray[Any]
 Tree = Any  # a tree of Shapes (a layout) or of arrays, its branches tuples or NamedTuples
+
+ALIGNMENT = 64  # bytes: a cache line, and the widest vector register
 
 
 @dataclass(frozen=True)
@@ -42,7 +45,6 @@ def carve(layout: Tree, flat: Array, wide: Array | None = None) -> Tree:
 
     Both vectors may be longer than the layout needs: views of fewer rows share the memory of those of more.
 
-    >>> import numpy as np
     >>> carve((Shape((2, 2)), (Shape((1,)),)), np.arange(5.0))
     (array([[0., 1.],
            [2., 3.]]), (array([4.]),))
@@ -60,6 +62,19 @@ def carve(layout: Tree, flat: Array, wide: Array | None = None) -> Tree:
         return type(node)(*parts) if hasattr(node, "_fields") else tuple(parts)
 
     return take(layout)
+
+
+def zeros(count: int, dtype: npt.DTypeLike) -> Array:
+    """A vector of `count` zeros that starts at a 64-byte boundary, so that a register's load never spans two lines.
+
+    >>> vector = zeros(5, "float32")
+    >>> vector.tolist(), vector.ctypes.data % 64
+    ([0.0, 0.0, 0.0, 0.0, 0.0], 0)
+    """
+    size = count * np.dtype(dtype).itemsize
+    memory = np.zeros(size + ALIGNMENT, np.uint8)
+    start = -memory.ctypes.data % ALIGNMENT
+    return memory[start : start + size].view(dtype)
 
 
 def leaves(tree: Tree, prefix: str = "") -> Iterator[tuple[str, Any]]:

@@ -6,6 +6,7 @@ of the counter, every step has a stream of 2^128 numbers of its own, and a resum
 """
 
 from enum import IntEnum
+from typing import NamedTuple
 
 import numpy as np
 
@@ -53,26 +54,57 @@ def normal(rng: np.random.Generator, out: Array) -> Array:
     return out
 
 
-def binarize(rng: np.random.Generator, images: Array) -> Array:
-    """Black or white pixels, white with the grey level's probability: (n, D) in [0, 1] -> (n, D) of 0 and 1."""
-    return (rng.random(images.shape, np.float32) < images).astype(images.dtype)
+class Room(NamedTuple):
+    """Memory for the draws of (n, D) pixels: one that is given is used again, in place of memory that is new."""
+
+    drawn: Array  # float32
+    struck: Array  # bool
 
 
-def corrupt(rng: np.random.Generator, images: Array, kind: str, level: float) -> Array:
+def make_room(shape: tuple[int, ...]) -> Room:
+    """Room for images of this shape."""
+    return Room(np.empty(shape, np.float32), np.empty(shape, bool))
+
+
+def binarize(rng: np.random.Generator, images: Array, out: Array | None = None, room: Room | None = None) -> Array:
+    """Black or white pixels, white with the grey level's probability: (n, D) in [0, 1] -> (n, D) of 0 and 1.
+
+    `out` may be `images` itself.
+    """
+    u, white = room or make_room(images.shape)
+    binary = np.empty(images.shape, images.dtype) if out is None else out
+    rng.random(dtype=np.float32, out=u)
+    np.copyto(binary, np.less(u, images, out=white))
+    return binary
+
+
+def corrupt(
+    rng: np.random.Generator,
+    images: Array,
+    kind: str,
+    level: float,
+    out: Array | None = None,
+    room: Room | None = None,
+) -> Array:
     """What a denoising autoencoder sees instead of `images` (n, D).
 
     masking: a pixel becomes 0 with probability `level` (Vincent et al. 2008). salt-and-pepper: it becomes 0 or 1,
-    evenly, with that probability. gaussian: N(0, level^2) is added to it (both Vincent et al. 2010).
+    evenly, with that probability. gaussian: N(0, level^2) is added to it (both Vincent et al. 2010). none: it is
+    `images` that is returned, whatever `out` is.
     """
     if kind == "none":
         return images
+    u, struck = room or make_room(images.shape)
+    noisy = np.empty(images.shape, images.dtype) if out is None else out
     if kind == "gaussian":
-        added: Array = (images + level * rng.standard_normal(images.shape, np.float32)).astype(images.dtype)
-        return added
-    u = rng.random(images.shape, np.float32)
-    noisy: Array = np.where(u < level, images.dtype.type(0), images)
+        rng.standard_normal(dtype=np.float32, out=u)
+        u *= level
+        return np.add(images, u, out=noisy, casting="unsafe")
+    rng.random(dtype=np.float32, out=u)
+    np.copyto(noisy, images)
+    np.copyto(noisy, images.dtype.type(0), where=np.less(u, level, out=struck))
     if kind == "salt-and-pepper":
-        noisy[u < level / 2] = 1
+        np.copyto(noisy, images.dtype.type(1), where=np.less(u, level / 2, out=struck))
     return noisy
 
 

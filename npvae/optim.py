@@ -12,10 +12,8 @@ import math
 from collections.abc import Callable
 from typing import Any
 
-import numpy as np
-
 from npvae.errors import InputError, check_choice, check_real, check_whole
-from npvae.flat import Array, leaves
+from npvae.flat import Array, leaves, zeros
 from npvae.workspace import Workspace
 
 Schedule = Callable[[int], float]
@@ -63,7 +61,7 @@ class SGD:
     ) -> None:
         self.ws, self.lr, self.clip, self.steps = ws, as_schedule(lr), check_clip(clip), 0
         self.momentum = check_real("momentum", momentum, 0.0, 1.0)
-        self.state = {"velocity": np.zeros_like(ws.theta)}
+        self.state = {"velocity": zeros(ws.theta.size, ws.dtype)}
 
     def step(self) -> None:
         """velocity = momentum velocity + g;  theta -= lr velocity."""
@@ -85,7 +83,7 @@ class RMSProp:
     ) -> None:
         self.ws, self.lr, self.clip, self.steps = ws, as_schedule(lr), check_clip(clip), 0
         self.decay, self.epsilon = check_real("decay", decay, 0.0, 1.0), check_real("epsilon", epsilon, 0.0)
-        self.state = {"square": np.zeros_like(ws.theta)}
+        self.state = {"square": zeros(ws.theta.size, ws.dtype)}
 
     def step(self) -> None:
         """square = decay square + (1 - decay) g^2;  theta -= lr g / (sqrt(square) + epsilon)."""
@@ -109,7 +107,7 @@ class Adam:
         self.ws, self.lr, self.clip, self.steps = ws, as_schedule(lr), check_clip(clip), 0
         self.beta1, self.beta2 = check_real("beta1", beta1, 0.0, 1.0), check_real("beta2", beta2, 0.0, 1.0)
         self.epsilon = check_real("epsilon", epsilon, 0.0)
-        self.state = {"mean": np.zeros_like(ws.theta), "square": np.zeros_like(ws.theta)}
+        self.state = {name: zeros(ws.theta.size, ws.dtype) for name in ("mean", "square")}
 
     def step(self) -> None:
         """theta -= lr m / (sqrt(v) + epsilon), with m and v the moments divided by 1 - beta^t."""

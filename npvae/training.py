@@ -21,7 +21,7 @@ from npvae import datasets, noise
 from npvae.checkpoint import expect_tensors, load_tensors, save_tensors
 from npvae.datasets import Dataset
 from npvae.errors import DivergenceError, InputError, check_choice
-from npvae.evaluation import draw_eps, measure
+from npvae.evaluation import measure
 from npvae.flat import Array
 from npvae.noise import Purpose, stream
 from npvae.optim import SGD, Adam, AdamW, Optimizer, RMSProp, make_schedule
@@ -123,12 +123,13 @@ class Trainer:
     def __init__(self, run: Run, ws: Workspace, data: Dataset) -> None:
         self.run, self.ws, self.data = run, ws, data
         settings = run.settings
-        self.images = data.train.images
+        self.images = np.ascontiguousarray(data.train.images)
         if settings.binarize == "static":
             self.images = noise.binarize(stream(run.seed, Purpose.STATIC_BINARIZE), self.images)
         self.steps_per_epoch = math.ceil(len(self.images) / settings.batch)
         self.total = settings.epochs * self.steps_per_epoch
         self.optimizer = _make_optimizer(ws, settings, self.total)
+        self.batch = _Batch(ws, settings)
         self.epoch = 0  # epochs completed
         self.cursor = 0  # rows of the current epoch that are done
         self.permutation = np.arange(len(self.images))
@@ -170,15 +171,8 @@ class Trainer:
         while self.cursor < len(self.images):
             index = self.permutation[self.cursor : self.cursor + settings.batch]
             step = self.optimizer.steps
-            target = self.images[index]
-            if settings.binarize == "dynamic":
-                target = noise.binarize(stream(seed, Purpose.BINARIZE, self.epoch, step), target)
-            x = target
-            if settings.corruption != "none":
-                rng = stream(seed, Purpose.CORRUPT, self.epoch, step)
-                x = noise.corrupt(rng, target, settings.corruption, settings.corruption_level or 0.0)
-            eps = draw_eps(ws, len(index), stream(seed, Purpose.EPS, self.epoch, step))
-            loss = ws.forward(x, None if x is target else target, eps, self._beta(step))
+            x, target, eps = self.batch.draw(self.images, index, seed, self.epoch, step)
+            loss = ws.forward(x, target, eps, self._beta(step))
             terms = ws.terms
             if not math.isfinite(loss.real):
                 self._diverged(step, loss.real, terms)
@@ -302,6 +296,34 @@ class Trainer:
                 f"{self.run.folder / METRICS} should have a row for each of the {self.epoch} epochs that the "
                 f"checkpoint has seen, it has {len(known)}: restore it from a copy, or train again"
             )
+
+
+class _Batch:
+    """What a step sees, in memory that every step uses again."""
+
+    def __init__(self, ws: Workspace, settings: Settings) -> None:
+        self.settings = settings
+        shape, noise_shape = (settings.batch, ws.model.data), ws.model.noise(settings.batch, ws.samples)
+        self.target = np.empty(shape, np.float32)  # the dtype of every dataset
+        self.x = np.empty(shape if settings.corruption != "none" else 0, np.float32)
+        drawn = settings.corruption != "none" or settings.binarize == "dynamic"
+        self.room = noise.make_room(shape if drawn else (0,))
+        self.eps = None if noise_shape is None else np.empty(noise_shape, ws.dtype)
+
+    def draw(
+        self, images: Array, index: Array, seed: int, epoch: int, step: int
+    ) -> tuple[Array, Array | None, Array | None]:
+        """x, target and eps of the images at `index`; the target is None where it is x."""
+        rows, settings = len(index), self.settings
+        target, room = self.target[:rows], noise.Room(*(part[:rows] for part in self.room))
+        np.take(images, index, axis=0, out=target, mode="clip")  # "raise" would gather elsewhere first
+        if settings.binarize == "dynamic":
+            noise.binarize(stream(seed, Purpose.BINARIZE, epoch, step), target, target, room)
+        eps = None if self.eps is None else noise.normal(stream(seed, Purpose.EPS, epoch, step), self.eps[:rows])
+        if settings.corruption == "none":
+            return target, None, eps
+        rng, level = stream(seed, Purpose.CORRUPT, epoch, step), settings.corruption_level or 0.0
+        return noise.corrupt(rng, target, settings.corruption, level, self.x[:rows], room), target, eps
 
 
 def describe_row(row: dict[str, float], epochs: int) -> str:

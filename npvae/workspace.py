@@ -11,7 +11,7 @@ import numpy.typing as npt
 from npvae import noise
 from npvae.autoencoder import Autoencoder, LinearAutoencoder
 from npvae.errors import InputError, check_choice, check_memory, check_whole
-from npvae.flat import Array, Tree, carve, sizes
+from npvae.flat import Array, Tree, carve, sizes, zeros
 from npvae.ops import default_backend, load_backend
 from npvae.ops.reference import wide
 from npvae.vae import VAE, Inputs
@@ -213,7 +213,7 @@ class Workspace:
 
     def _allocate(self, count: int, wide_count: int = 0) -> tuple[Array, Array]:
         """A vector of the workspace's dtype and one of its wide dtype, filled with 0."""
-        return np.zeros(count, self.dtype), np.zeros(wide_count, wide(self.dtype))
+        return zeros(count, self.dtype), zeros(wide_count, wide(self.dtype))
 
     def _check_memory(self, count: int) -> None:
         """Refuse a workspace that this machine could not train, before any of its memory is asked for."""

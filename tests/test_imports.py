@@ -34,7 +34,7 @@ INSIDE = {  # of a package, the same
     "ops": (
         "updates compiling threads",
         "reference elementary host",
-        "activation",
+        "activation tile",
         "kernels matmul",
         "jit",
         "__init__",
@@ -148,7 +148,9 @@ def test_numba_is_imported_in_ops_alone_and_matplotlib_when_it_draws(module):
 @MODULES
 def test_heavy_backends_are_imported_lazily(module):
     """What leads to Numba is imported inside functions, but by what is itself behind it."""
-    behind = {("ops", name) for name in ("jit", "kernels", "host", "compiling", "elementary", "activation", "tile", "matmul")}
+    behind = {
+        ("ops", name) for name in ("jit", "kernels", "host", "compiling", "elementary", "activation", "tile", "matmul")
+    }
     for name, lazy in Imports(SOURCES[module]).found:
         assert own(name) not in behind or lazy or module in behind, name
 

@@ -25,7 +25,7 @@ class Torch:
         self.notes: dict[str, Any] = {}
         self.use("fused")
         if tune:
-            self.notes["milliseconds"] = self.tune(["fused", "foreach", "compiled"] if compiled else ["fused", "foreach"])
+            self.notes["milliseconds"] = self.tune(["fused", "foreach"] + ["compiled"] * compiled)
 
     # ── The optimiser ────────────────────────────────────────────────────────────────────────────────────────────
 

@@ -33,7 +33,7 @@ def fingerprint(folder: Path = Path(__file__).parent) -> str:
 FINGERPRINT = fingerprint()
 
 
-class KernelCache(FunctionCache):
+class KernelCache(FunctionCache):  # type: ignore[misc]
     """Numba's cache, which looks at the file of the function alone; a kernel inlines others and reads constants.
 
     Nor can it tell closures of one function apart; `name` can.
