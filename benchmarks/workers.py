@@ -46,7 +46,8 @@ class Worker:
         )
         restrict(self.process.pid, threads)
         self.lines: queue.SimpleQueue[bytes] = queue.SimpleQueue()
-        threading.Thread(target=self._read, daemon=True).start()
+        self.reader = threading.Thread(target=self._read, daemon=True)
+        self.reader.start()
 
     def ask(self, do: str, **arguments: Any) -> dict[str, Any]:
         """The answer to a request; WorkerError if there is an error instead, or no process that could answer."""
@@ -103,12 +104,14 @@ class Worker:
         except (OSError, subprocess.TimeoutExpired):
             self.process.kill()
             self.process.wait()
+        self.reader.join()
         self.log.close()
 
     def _read(self) -> None:
         assert self.process.stdout is not None
-        for line in self.process.stdout:
-            self.lines.put(line)
+        with self.process.stdout as answers:
+            for line in answers:
+                self.lines.put(line)
         self.lines.put(b"")
 
 
