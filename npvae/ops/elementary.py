@@ -25,7 +25,7 @@ There are no branches: a condition chooses between two values that have both bee
 argument is clamped before it is used, so that nothing overflows on the way; a NaN fails every comparison and comes
 through. An ulp is the distance between neighbouring numbers at the exact result (Muller et al. 2018, "Handbook of
 floating-point arithmetic", 2nd ed., sec. 2.3). The errors stated are the greatest found, with and without fused
-products: in float32 among all numbers from 2^-26 to 2^8 and each thousandth of the others, in float64 among 10^7.
+products: in float32 among all numbers from 2^-26 to 2^8 and each thousandth of the others, in float64 among millions.
 """
 
 from typing import Any, NamedTuple
@@ -151,7 +151,7 @@ def reduced(a: Any, magic: Any) -> Any:
 
 @kernel(FUSED)
 def exp(a: Any) -> Any:
-    """e^a = 2^n e^r. At most EXP."""
+    """e^a = 2^n e^r. At most 1.1 ulp in float32, 1.1 in float64."""
     number, form = type(a), format_of(a)
     x = form.lowest if a < form.lowest else a
     shifted, rest = reduced(form.highest if x > form.highest else x, form.magic)
@@ -163,7 +163,7 @@ def exp(a: Any) -> Any:
 
 @kernel(FUSED)
 def exp_of_minus_abs(a: Any) -> Any:
-    """e^-|a|, the exponential that never overflows: n <= 0, and one factor is constant. At most EXM."""
+    """e^-|a|, which never overflows: one factor is constant. At most 1.1 ulp in float32, 1.1 in float64."""
     number, form = type(a), format_of(a)
     x = -abs(a)
     shifted, rest = reduced(form.lowest if x < form.lowest else x, form.magic + form.lift)
@@ -182,7 +182,7 @@ def expm1_between(a: Any) -> Any:
 
 @kernel(FUSED)
 def expm1(a: Any) -> Any:
-    """e^a - 1, which does not cancel near 0. At most EM1."""
+    """e^a - 1, which does not cancel near 0. At most 2.2 ulp in float32, 2.2 in float64."""
     number, form = type(a), format_of(a)
     x = number(-64) if a < -64 else a
     y = expm1_between(form.highest if x > form.highest else x)
@@ -191,7 +191,7 @@ def expm1(a: Any) -> Any:
 
 @kernel(FUSED)
 def tanh(a: Any) -> Any:
-    """(e^a - e^-a) / (e^a + e^-a), for a > 0 -m / (2 + m) with m = e^-2a - 1. At most TAN."""
+    """(e^a - e^-a) / (e^a + e^-a) = -m / (2 + m), m = e^-2a - 1. At most 2.7 ulp in float32, 2.6 in float64."""
     number = type(a)
     x = -abs(a)
     m = expm1_between(number(2) * (number(-32) if x < -32 else x))
@@ -200,7 +200,7 @@ def tanh(a: Any) -> Any:
 
 @kernel(FUSED)
 def sigmoid(a: Any) -> Any:
-    """1 / (1 + e^-a), left of zero e^a / (1 + e^a). At most SIG."""
+    """1 / (1 + e^-a), left of zero e^a / (1 + e^a). At most 2.5 ulp in float32, 2.3 in float64."""
     one = type(a)(1)
     e = exp_of_minus_abs(a)
     return (one if a > 0 else e) / (one + e)
@@ -221,7 +221,7 @@ def log_of(k: Any, f: Any) -> Any:
 
 @kernel(FUSED)
 def log1p(a: Any) -> Any:
-    """log(1 + a) = log(x + c): x is 1 + a rounded, c what that lost. At most LOG."""
+    """log(1 + a) = log(x + c): x is 1 + a rounded, c what that lost. At most 1.6 ulp in float32, 1.5 in float64."""
     number, form = type(a), format_of(a)
     one = number(1)
     b = form.tiny - one if a <= -1 else a  # the least number above -1
@@ -237,7 +237,7 @@ def log1p(a: Any) -> Any:
 
 @kernel(FUSED)
 def softplus_of_minus_abs(a: Any) -> Any:
-    """log(1 + e), e = e^-|a|: 1 + e = 2 (1 + (e - 1)/2) where it exceeds sqrt(2). At most SPA."""
+    """log(1 + e), e = e^-|a|, which is log 2 (1 + (e - 1)/2). At most 1.9 ulp in float32, 1.8 in float64."""
     number = type(a)
     e = exp_of_minus_abs(a)
     far = e > number(SQRT2_LESS_1)
@@ -246,6 +246,6 @@ def softplus_of_minus_abs(a: Any) -> Any:
 
 @kernel(FUSED)
 def softplus(a: Any) -> Any:
-    """log(1 + e^a) = max(a, 0) + log(1 + e^-|a|). At most SPL."""
+    """log(1 + e^a) = max(a, 0) + log(1 + e^-|a|). At most 1.9 ulp in float32, 1.8 in float64."""
     tail = softplus_of_minus_abs(a)
     return a + tail if a > 0 else tail
