@@ -24,8 +24,9 @@ then rounded. That error is 2^-26.2 and 2^-30.2 for float32, 2^-55.6 and 2^-59.5
 There are no branches: a condition chooses between two values that have both been computed, which vectors can do. An
 argument is clamped before it is used, so that nothing overflows on the way; a NaN fails every comparison and comes
 through. An ulp is the distance between neighbouring numbers at the exact result (Muller et al. 2018, "Handbook of
-floating-point arithmetic", 2nd ed., sec. 2.3). The errors stated are the greatest found, with and without fused
-products: in float32 among all numbers from 2^-26 to 2^8 and each thousandth of the others, in float64 among millions.
+floating-point arithmetic", 2nd ed., sec. 2.3). The errors stated are the greatest found, rounded up, with and without
+fused products: in float32 among all numbers from 2^-26 to 2^8 and each thousandth of the others, in float64 among
+millions.
 """
 
 from typing import Any, NamedTuple
@@ -42,7 +43,7 @@ INSIDE: Any = {"no_cpython_wrapper": True, "no_cfunc_wrapper": True}
 part: Any = njit(error_model="numpy", fastmath=set(FUSED), **INSIDE)
 
 LOG2_E = 1.4426950408889634
-LN2_HIGH = 0.693145751953125  # 15 bits: n has at most 9 in float32 and 11 in float64
+LN2_HIGH = 0.693145751953125  # 15 bits, which leave 9 to n in float32; it needs 8 there, 11 in float64
 LN2_LOW = 1.4286068203094173e-06  # ln 2 - LN2_HIGH
 SQRT2_LESS_1 = 0.41421356
 
@@ -163,7 +164,7 @@ def exp(a: Any) -> Any:
 
 @kernel(FUSED)
 def exp_of_minus_abs(a: Any) -> Any:
-    """e^-|a|, which never overflows: one factor is constant. At most 1.1 ulp in float32, 1.1 in float64."""
+    """e^-|a|, where n <= 0, so that 2^n may be 2^(n + lift) 2^-lift. At most 1.1 ulp in float32, 1.1 in float64."""
     number, form = type(a), format_of(a)
     x = -abs(a)
     shifted, rest = reduced(form.lowest if x < form.lowest else x, form.magic + form.lift)
@@ -182,7 +183,7 @@ def expm1_between(a: Any) -> Any:
 
 @kernel(FUSED)
 def expm1(a: Any) -> Any:
-    """e^a - 1, which does not cancel near 0. At most 2.2 ulp in float32, 2.2 in float64."""
+    """e^a - 1, which does not cancel near 0. At most 1.8 ulp in float32, 2.3 in float64."""
     number, form = type(a), format_of(a)
     x = number(-64) if a < -64 else a
     y = expm1_between(form.highest if x > form.highest else x)
@@ -191,7 +192,7 @@ def expm1(a: Any) -> Any:
 
 @kernel(FUSED)
 def tanh(a: Any) -> Any:
-    """(e^a - e^-a) / (e^a + e^-a) = -m / (2 + m), m = e^-2a - 1. At most 2.7 ulp in float32, 2.6 in float64."""
+    """(e^a - e^-a) / (e^a + e^-a) = -m / (2 + m), m = e^-2a - 1. At most 2.6 ulp in float32, 2.6 in float64."""
     number = type(a)
     x = -abs(a)
     m = expm1_between(number(2) * (number(-32) if x < -32 else x))
@@ -237,10 +238,10 @@ def log1p(a: Any) -> Any:
 
 @kernel(FUSED)
 def softplus_of_minus_abs(a: Any) -> Any:
-    """log(1 + e), e = e^-|a|, which is log 2 (1 + (e - 1)/2). At most 1.9 ulp in float32, 1.8 in float64."""
+    """log(1 + e^-|a|), the part of softplus that bends. At most 1.9 ulp in float32, 1.8 in float64."""
     number = type(a)
     e = exp_of_minus_abs(a)
-    far = e > number(SQRT2_LESS_1)
+    far = e > number(SQRT2_LESS_1)  # there 1 + e = 2 (1 + (e - 1)/2)
     return log_of(number(1 if far else 0), number(0.5) * (e - number(1)) if far else e)
 
 
