@@ -9,35 +9,33 @@ from npvae.ops.elementary import expm1, sigmoid, softplus, tanh
 from npvae.ops.reference import ELU, LEAK, LEAKY_RELU, RELU, SIGMOID, SOFTPLUS, TANH
 
 Array = npt.NDArray[Any]
-Span = tuple[int, int]  # first, and one past the last
 
 
 @kernel(CAREFUL)
-def activate(y: Array, y_row: int, rows: Span, columns: Span, b: Array, act: int) -> None:
-    """y becomes act(y + b) in the given rows and columns; y is flat, its rows y_row numbers apart."""
+def activate(y: Array, y_row: int, top: int, bottom: int, left: int, right: int, b: Array, act: int) -> None:
+    """y becomes act(y + b) in rows top to bottom, columns left to right; y is flat, its rows y_row numbers apart."""
     zero, leak = y.dtype.type(0), y.dtype.type(LEAK)
-    first, last = columns
-    for n in range(rows[0], rows[1]):
-        line = y[n * y_row : n * y_row + last]
-        for j in range(first, last):
+    for n in range(top, bottom):
+        line = y[n * y_row : n * y_row + right]
+        for j in range(left, right):
             line[j] += b[j]
         if act == RELU:
-            for j in range(first, last):
+            for j in range(left, right):
                 line[j] = zero if line[j] <= 0 else line[j]
         elif act == LEAKY_RELU:
-            for j in range(first, last):
+            for j in range(left, right):
                 line[j] = leak * line[j] if line[j] <= 0 else line[j]
         elif act == TANH:
-            for j in range(first, last):
+            for j in range(left, right):
                 line[j] = tanh(line[j])
         elif act == SIGMOID:
-            for j in range(first, last):
+            for j in range(left, right):
                 line[j] = sigmoid(line[j])
         elif act == SOFTPLUS:
-            for j in range(first, last):
+            for j in range(left, right):
                 line[j] = softplus(line[j])
         elif act == ELU:
-            for j in range(first, last):
+            for j in range(left, right):
                 line[j] = expm1(line[j]) if line[j] <= 0 else line[j]
 
 

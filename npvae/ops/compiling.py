@@ -5,12 +5,15 @@ import importlib
 import os
 from collections.abc import Callable
 from contextlib import suppress
+from functools import wraps
 from pathlib import Path
 from typing import Any, TypeVar, cast
 
 import numpy as np
 from numba import config, njit, prange
 from numba.core.caching import FunctionCache
+
+from npvae.errors import InputError
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -21,6 +24,11 @@ ROUNDED = frozenset(("nsz",))  # no product is fused with a sum: in z^2 - eps^2 
 
 # Width in bits of the vector registers to compile for, where it shall not be the widest that the processor has.
 VECTOR_BITS = os.environ.get("NPVAE_VECTOR_BITS", "")
+if VECTOR_BITS not in ("", "128", "256", "512"):
+    raise InputError(
+        f"the environment variable NPVAE_VECTOR_BITS must be 128, 256 or 512, got {VECTOR_BITS!r}: "
+        "without it the processor's widest are used"
+    )
 
 
 def fingerprint(folder: Path = Path(__file__).parent) -> str:
@@ -67,12 +75,24 @@ class KernelCache(FunctionCache):  # type: ignore[misc]
         return signature, codegen.magic_tuple(), self.name, FINGERPRINT
 
 
+COMPILED: list[Any] = []  # every function to be compiled, in Numba's wrapping
+
+
+def census() -> tuple[int, int, Path | None]:
+    """How many kernels this process compiled and loaded from the cache, one for each dtype; and where the cache lies."""
+    stats = [function.stats for function in COMPILED]
+    misses, hits = (sum(sum(each[i].values()) for each in stats) for i in (2, 1))
+    folder = stats[0].cache_path if stats else None
+    return misses, hits, None if folder is None else Path(folder)
+
+
 LINE = 16  # the grain of vectors: a cache line of float32, which one thread should write
 
 
 def _compile(function: F, name: str, **options: Any) -> F:
     compiled: Any = njit(error_model="numpy", **options)(function)
     if not config.DISABLE_JIT:
+        COMPILED.append(compiled)
         with suppress(RuntimeError):  # "no locator available": Numba found nowhere to write
             compiled._cache = KernelCache(function, f"{function.__module__} {name}")
     return cast(F, compiled)
@@ -83,24 +103,30 @@ def kernel(fastmath: frozenset[str] = CAREFUL, inline: str = "never") -> Callabl
     return lambda function: _compile(function, function.__qualname__, fastmath=set(fastmath), inline=inline)
 
 
-def parallel(fastmath: frozenset[str] = CAREFUL) -> Callable[[F], Callable[..., Any]]:
+def parallel(fastmath: frozenset[str] = CAREFUL) -> Callable[[F], Callable[..., None]]:
     """The same for work that can be shared out.
 
     ``work(part, parts, *arguments)`` does its share; ``work(parts, *arguments)`` is what it becomes, which does all
     of it. One part is done on the caller's thread, more of them by Numba's pool.
     """
 
-    def decorate(function: F) -> Callable[..., Any]:
+    def decorate(function: F) -> Callable[..., None]:
         work: Any = kernel(fastmath)(function)
 
         def launch(parts: int, *arguments: Any) -> None:
+            for part in prange(parts):
+                work(np.int64(part), parts, *arguments)  # uint64 would compile anew
+
+        launched = _compile(launch, f"launch {function.__qualname__}", parallel=True)
+
+        @wraps(function)
+        def shared(parts: int, *arguments: Any) -> None:
             if parts == 1:
                 work(0, 1, *arguments)
             else:
-                for part in prange(parts):
-                    work(np.int64(part), parts, *arguments)  # uint64 would compile anew
+                launched(parts, *arguments)
 
-        return _compile(launch, f"launch {function.__qualname__}", parallel=True)
+        return shared
 
     return decorate
 

@@ -111,7 +111,7 @@ def compute(
     lanes, turned = lanes_of(c), panels.size > 0
     step = DEPTH if turned else depth_of(c, b_row)
     # The first strip ends where a cache line begins, so that no vector of the others lies across two of them.
-    lead: int = -int(b.ctypes.data) % LINE // c.itemsize if b_row * c.itemsize % LINE == 0 and not turned else 0
+    lead: Any = -np.int64(b.ctypes.data) % LINE // c.itemsize if b_row * c.itemsize % LINE == 0 and not turned else 0
     across = -(-lead // lanes) - (lead - N) // lanes  # vectors in a row of C
     total = across * -(-M // ROWS)  # work, in tiles of one vector
     begin, end = part * total // parts, (part + 1) * total // parts
@@ -143,7 +143,7 @@ def compute(
                         for j in range(i, i + live):
                             c[j * c_row + start : j * c_row + right] = 0
                 if bias.size and p + step >= K:
-                    activate(c, c_row, rows, (start, right), bias, act)
+                    activate(c, c_row, *rows, start, right, bias, act)
 
 
 # ── The three products of a dense layer ──────────────────────────────────────────────────────────────────────────
