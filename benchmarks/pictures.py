@@ -1,6 +1,7 @@
 """The two pictures of the README, drawn from results: who takes how much longer, and how near the machine's limits."""
 
 import io
+import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -78,7 +79,7 @@ def ratios(step: results.Result) -> "Figure":
     axes.set_xticks([batch(c) for c in cells], [str(batch(c)) for c in cells])
     axes.xaxis.set_minor_locator(NullLocator())
     axes.set_xlabel("batch")
-    axes.set_title("Time of a training step, by npvae's", loc="left", fontsize=13, weight="bold")
+    axes.set_title("Time of a training step, divided by npvae's", loc="left", fontsize=13, weight="bold")
     axes.grid(axis="y", alpha=0.3)
     axes.spines[["top", "right"]].set_visible(False)
     label_ends(axes, ends, low / 1.1, high * 1.1)
@@ -89,6 +90,8 @@ def ratios(step: results.Result) -> "Figure":
 
 def label_ends(axes: Any, ends: list[tuple[float, float, str, str]], low: float, high: float) -> None:
     """Each line's name to the right of its end, pushed apart where they would overlap."""
+    from matplotlib.colors import to_rgb
+
     ends = sorted(ends, key=lambda end: end[1])
     gap = 0.062 * np.log(high / low)
     at = np.log([end[1] for end in ends])
@@ -99,7 +102,8 @@ def label_ends(axes: Any, ends: list[tuple[float, float, str, str]], low: float,
                 at[i - 1], at[i] = at[i - 1] - overlap / 2, at[i] + overlap / 2
     for (x, y, name, colour), spot in zip(ends, np.exp(at), strict=True):
         arrow = {"arrowstyle": "-", "color": colour, "linewidth": 0.8, "alpha": 0.6, "shrinkA": 0, "shrinkB": 4}
-        axes.annotate(name, (x, y), (1.04, spot), textcoords=axes.get_yaxis_transform(), color=colour, fontsize=11,
+        ink = [0.72 * part for part in to_rgb(colour)]  # light colours are hard to read as text
+        axes.annotate(name, (x, y), (1.04, spot), textcoords=axes.get_yaxis_transform(), color=ink, fontsize=11,
                       va="center", weight="bold", annotation_clip=False, arrowprops=arrow)  # fmt: skip
 
 
@@ -150,10 +154,8 @@ def roofline(matmul: results.Result, ops: results.Result) -> "Figure":
     axes.set(xscale="log", yscale="log", xlim=(low, high))
     x = np.geomspace(low, high, 400)
     cache, memory = max(ops["peaks"]["update"].values()), ops["peaks"]["triad"]
-    for rate, line, where in ((cache, "-", "cache, theta's vectors"), (memory, "--", "memory")):
+    for rate, line in ((cache, "-"), (memory, "--")):
         axes.plot(x, np.minimum(fma, x * rate) / 1e9, line, color=ROOF, linewidth=1.6)
-        axes.annotate(f"{where}: {rate / 1e9:.0f} GB/s", (low, low * rate / 1e9), (6, 9 if line == "-" else -14),
-                      textcoords="offset points", color=ROOF, fontsize=9)  # fmt: skip
     axes.annotate(f"multiply-adds: {fma / 1e9:.0f} GFLOP/s", (high, fma / 1e9), (0, 5), ha="right",
                   textcoords="offset points", color=ROOF, fontsize=9)  # fmt: skip
     for label, found, (colour, marker), face in series:
@@ -164,18 +166,30 @@ def roofline(matmul: results.Result, ops: results.Result) -> "Figure":
     axes.set_title("How near the machine's limits", loc="left", fontsize=13, weight="bold")
     axes.grid(alpha=0.25)
     axes.spines[["top", "right"]].set_visible(False)
-    axes.legend(loc="lower right", frameon=False, fontsize=10)
+    legend = axes.legend(loc="lower right", frameon=False, fontsize=10)
     note = footnote(ops, "float32, 784-400-20, B = 128; an exponential counts as one operation")
     figure.supxlabel(note, fontsize=8, x=0.01, ha="left", color=ROOF)
-    name_points(figure, axes, [p for p in products + passes if p.name in NAMED], products + passes)
+    figure.draw_without_rendering()  # from here on it is known where things are
+    taken = [legend.get_window_extent()]
+    for rate, where in ((cache, "cache, at the size of theta"), (memory, "memory")):
+        taken.append(name_slope(axes, rate / 1e9, low, fma / 1e9, f"{where}: {rate / 1e9:.0f} GB/s"))
+    name_points(axes, [p for p in products + passes if p.name in NAMED], products + passes, taken)
     return figure
 
 
-def name_points(figure: "Figure", axes: Any, named: list[Point], every: list[Point]) -> None:
-    """Write names beside points, each where it covers no other name and no point; else not at all."""
-    figure.draw_without_rendering()
+def name_slope(axes: Any, rate: float, low: float, top: float, text: str) -> Any:
+    """Write along the limit y = rate x, near its lower end; returns the box that it covers."""
+    x = low * (top / rate / low) ** 0.08
+    (left, bottom), (right, upper) = axes.transData.transform([(x, rate * x), (2 * x, 2 * rate * x)])
+    angle = math.degrees(math.atan2(upper - bottom, right - left))
+    words = axes.annotate(text, (x, rate * x), (-5, 5), textcoords="offset points", rotation=angle,
+                          rotation_mode="anchor", color=ROOF, fontsize=9)  # fmt: skip
+    return words.get_window_extent()
+
+
+def name_points(axes: Any, named: list[Point], every: list[Point], taken: list[Any]) -> None:
+    """Write names beside points, each where it covers nothing that is taken and no point; else not at all."""
     spots = axes.transData.transform([(p.intensity, p.speed) for p in every]) if every else np.empty((0, 2))
-    taken: list[Any] = [axes.get_legend().get_window_extent()]
     places = [(8, -3, "left"), (-8, -3, "right"), (0, 9, "center"), (0, -16, "center"), (8, -15, "left"),
               (8, 9, "left"), (-8, 9, "right"), (-8, -15, "right"), (14, -28, "left"), (-14, 22, "right")]  # fmt: skip
     for point in sorted(named, key=lambda p: NAMED.index(p.name)):

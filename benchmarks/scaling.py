@@ -1,7 +1,5 @@
 """How a step's time grows: with threads, with the batch, with the width."""
 
-from functools import partial
-
 from benchmarks import peaks
 from benchmarks.contest import Pace
 from benchmarks.options import Options
@@ -32,11 +30,13 @@ def run(options: Options) -> Result:
     """All cells that are wanted."""
     names = options.choose(NAMES)
     wanted = [cell for cell in plan(max(options.threads, cores())) if options.wants(cell[0])]
+    limits = {}
+    for threads in sorted({threads for _, threads, _ in wanted}):
+        sizes = sorted({problem.parameters for _, n, problem in wanted if n == threads})
+        limits[threads] = peaks.measured(options.with_threads(threads), sizes)
     pace, cells = Pace(len(wanted) * options.rounds), []
     for name, threads, problem in wanted:
-        alone = options.with_threads(threads)
-        step = partial(measure, problem, name, names, options, threads, pace)
-        cell, limits = peaks.around(alone, [problem.parameters], step)
-        cells.append(cell | {"threads": threads, "peaks": limits})
+        cell = measure(problem, name, names, options, threads, pace)
+        cells.append(cell | {"threads": threads, "peaks": limits[threads]})
     pace.close()
     return result("scaling", options, cells)
