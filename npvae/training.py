@@ -129,7 +129,7 @@ class Trainer:
         self.steps_per_epoch = math.ceil(len(self.images) / settings.batch)
         self.total = settings.epochs * self.steps_per_epoch
         self.optimizer = _make_optimizer(ws, settings, self.total)
-        self.batch = _Batch(ws, settings)
+        self.batch = _Batch(ws, self.images, settings)
         self.epoch = 0  # epochs completed
         self.cursor = 0  # rows of the current epoch that are done
         self.permutation = np.arange(len(self.images))
@@ -165,13 +165,13 @@ class Trainer:
 
     def _steps(self) -> Iterator[float]:
         """The rest of the current epoch, step by step."""
-        run, ws, settings, seed = self.run, self.ws, self.run.settings, self.run.seed
+        run, ws, settings = self.run, self.ws, self.run.settings
         if self.cursor == 0:
-            self.permutation = stream(seed, Purpose.SHUFFLE, self.epoch).permutation(len(self.images))
+            self.permutation = stream(run.seed, Purpose.SHUFFLE, self.epoch).permutation(len(self.images))
         while self.cursor < len(self.images):
             index = self.permutation[self.cursor : self.cursor + settings.batch]
             step = self.optimizer.steps
-            x, target, eps = self.batch.draw(self.images, index, seed, self.epoch, step)
+            x, target, eps = self.batch.draw(index, self.epoch, step)
             loss = ws.forward(x, target, eps, self._beta(step))
             terms = ws.terms
             if not math.isfinite(loss.real):
@@ -301,29 +301,28 @@ class Trainer:
 class _Batch:
     """What a step sees, in memory that every step uses again."""
 
-    def __init__(self, ws: Workspace, settings: Settings) -> None:
-        self.settings = settings
-        shape, noise_shape = (settings.batch, ws.model.data), ws.model.noise(settings.batch, ws.samples)
-        self.target = np.empty(shape, np.float32)  # the dtype of every dataset
-        self.x = np.empty(shape if settings.corruption != "none" else 0, np.float32)
-        drawn = settings.corruption != "none" or settings.binarize == "dynamic"
-        self.room = noise.make_room(shape if drawn else (0,))
+    def __init__(self, ws: Workspace, images: Array, settings: Settings) -> None:
+        self.images, self.settings = images, settings
+        rows = min(settings.batch, len(images))
+        shape, noise_shape = (rows, images.shape[1]), ws.model.noise(rows, ws.samples)
+        corrupted = settings.corruption != "none"
+        self.target = np.empty(shape, images.dtype)
+        self.x = np.empty(shape, images.dtype) if corrupted else self.target
         self.eps = None if noise_shape is None else np.empty(noise_shape, ws.dtype)
+        self.room = noise.make_room(shape if corrupted or settings.binarize == "dynamic" else (0,))
 
-    def draw(
-        self, images: Array, index: Array, seed: int, epoch: int, step: int
-    ) -> tuple[Array, Array | None, Array | None]:
-        """x, target and eps of the images at `index`; the target is None where it is x."""
-        rows, settings = len(index), self.settings
-        target, room = self.target[:rows], noise.Room(*(part[:rows] for part in self.room))
-        np.take(images, index, axis=0, out=target, mode="clip")  # "raise" would gather elsewhere first
+    def draw(self, index: Array, epoch: int, step: int) -> tuple[Array, Array | None, Array | None]:
+        """x, target and eps of the images at `index`; the target is None where it is x, eps where there is no noise."""
+        rows, settings, seed = len(index), self.settings, self.settings.seed
+        x, target, room = self.x[:rows], self.target[:rows], noise.Room(*(part[:rows] for part in self.room))
+        np.take(self.images, index, axis=0, out=target, mode="clip")  # "raise" would gather elsewhere first
         if settings.binarize == "dynamic":
             noise.binarize(stream(seed, Purpose.BINARIZE, epoch, step), target, target, room)
         eps = None if self.eps is None else noise.normal(stream(seed, Purpose.EPS, epoch, step), self.eps[:rows])
         if settings.corruption == "none":
-            return target, None, eps
+            return x, None, eps
         rng, level = stream(seed, Purpose.CORRUPT, epoch, step), settings.corruption_level or 0.0
-        return noise.corrupt(rng, target, settings.corruption, level, self.x[:rows], room), target, eps
+        return noise.corrupt(rng, target, settings.corruption, level, x, room), target, eps
 
 
 def describe_row(row: dict[str, float], epochs: int) -> str:

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from npvae.flat import Shape, carve, leaves, named, sizes
+from npvae.flat import Shape, carve, leaves, named, sizes, zeros
 
 
 class Pair(NamedTuple):
@@ -76,7 +76,18 @@ def test_too_short_a_vector_does_not_pass():
         carve((Shape((2, 2)), Shape((2,))), np.zeros(5))
 
 
+@pytest.mark.parametrize("dtype", ["float32", np.float64, np.dtype(complex)])
+@pytest.mark.parametrize("count", [1, 15, 16, 17, 100_000])
+def test_zeros_start_at_a_64_byte_boundary(count, dtype):
+    for _ in range(5):
+        vector = zeros(count, dtype)
+        assert vector.shape == (count,) and vector.dtype == dtype and not vector.any()
+        assert vector.ctypes.data % 64 == 0 and vector.flags.c_contiguous and vector.flags.writeable
+        vector[:] = 1  # the next one is zero again
+
+
 def test_sizes_of_nothing():
     assert sizes(()) == (0, 0)
     assert sizes(Shape(())) == (1, 0)
     assert sizes(Shape((0, 5), wide=True)) == (0, 0)
+    assert zeros(0, "float32").shape == (0,)

@@ -9,7 +9,18 @@ import numpy as np
 import pytest
 
 from npvae.errors import InputError
-from npvae.noise import BINARIZATIONS, CORRUPTIONS, Purpose, binarize, check_corruption, corrupt, normal, stream
+from npvae.noise import (
+    BINARIZATIONS,
+    CORRUPTIONS,
+    Purpose,
+    Room,
+    binarize,
+    check_corruption,
+    corrupt,
+    make_room,
+    normal,
+    stream,
+)
 
 FLOATS = pytest.mark.parametrize("dtype", [np.float32, np.float64])
 N = 200_000
@@ -88,6 +99,43 @@ def test_binarize_leaves_its_images_alone():
     images = np.full((3, 4), 0.5, np.float32)
     binarize(stream(0, Purpose.BINARIZE), images)
     assert (images == 0.5).all()
+
+
+@FLOATS
+def test_given_memory_changes_no_draw(dtype):
+    """Neither memory to draw in, of fewer rows than there is room for, nor a place for the result."""
+    images = np.random.default_rng(5).random((30, 20)).astype(dtype)
+    kept, room = images.copy(), Room(*(part[:30] for part in make_room((40, 20))))
+    room.drawn[:], room.struck[:] = np.nan, True
+    draws = [lambda **memory: binarize(stream(2, Purpose.BINARIZE), images, **memory)]
+    draws += [
+        lambda kind=kind, **memory: corrupt(stream(2, Purpose.CORRUPT), images, kind, 0.3, **memory)
+        for kind in CORRUPTIONS
+        if kind != "none"
+    ]
+    for draw in draws:
+        out = np.full_like(images, np.nan)
+        assert draw(out=out, room=room) is out
+        assert np.array_equal(out, draw()) and out.dtype == draw().dtype == dtype
+        assert np.array_equal(images, kept)
+    binary = draws[0]()
+    assert binarize(stream(2, Purpose.BINARIZE), images, images, room) is images
+    assert np.array_equal(images, binary)
+
+
+def test_the_numbers_that_are_drawn_keep_their_order():
+    """They are part of what a seed means."""
+    grey = np.random.default_rng(5).random((30, 20), np.float32)
+    u = stream(2, Purpose.CORRUPT).random((30, 20), np.float32)
+    n = stream(2, Purpose.CORRUPT).standard_normal((30, 20), np.float32)
+    pepper = np.where(u < 0.15, 1, np.where(u < 0.3, 0, grey))
+    for drawn, expected in (
+        (binarize(stream(2, Purpose.CORRUPT), grey), u < grey),
+        (corrupt(stream(2, Purpose.CORRUPT), grey, "masking", 0.3), np.where(u < 0.3, 0, grey)),
+        (corrupt(stream(2, Purpose.CORRUPT), grey, "salt-and-pepper", 0.3), pepper),
+        (corrupt(stream(2, Purpose.CORRUPT), grey, "gaussian", 0.3), grey + np.float32(0.3) * n),
+    ):
+        assert np.array_equal(drawn, expected)
 
 
 @FLOATS
