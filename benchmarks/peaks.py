@@ -120,7 +120,7 @@ def make_spin() -> Any:
 
 
 def instructions() -> dict[str, int]:
-    """Vector multiply-adds in the compiled loop, and how many there should be."""
+    """Multiply-adds of full vectors in the compiled loop; `expected` of them, or a multiple if it was unrolled."""
     lanes, count, _ = registers()
     spin = make_spin()
     spin(1, np.ones(count * lanes, np.float32), np.float32(0.5), np.float32(0.5))

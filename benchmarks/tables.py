@@ -36,6 +36,9 @@ def describe_peaks(peaks: dict[str, Any]) -> str:
     """The machine's limits in one line."""
     resident = ", ".join(f"{rate / 1e9:.0f} GB/s for {int(n):,} parameters" for n, rate in peaks["update"].items())
     text = f"measured peaks: {peaks['fma'] / 1e9:.0f} GFLOP/s float32, memory {peaks['triad'] / 1e9:.1f} GB/s"
+    loop = peaks["fma_instructions"]
+    if loop["found"] == 0 or loop["found"] % loop["expected"]:
+        text += f" (not to be trusted: {loop['found']} multiply-adds in a loop of {loop['expected']})"
     return text + (f"; optimiser's vectors {resident}" if resident else "")
 
 

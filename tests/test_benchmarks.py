@@ -11,7 +11,7 @@ import pytest
 
 import npvae as nv
 from benchmarks import __main__ as command
-from benchmarks import contest, machine, matmul, memory, ops, peers, pictures, results, scaling, statistics, step
+from benchmarks import contest, machine, matmul, memory, ops, peaks, peers, pictures, results, scaling, statistics, step
 from benchmarks.contest import Cell, Pace, Timing, compete
 from benchmarks.options import Options
 from benchmarks.peers import numpy_plain, ours
@@ -359,10 +359,11 @@ def record(label, seconds, own):
 
 def synthetic(benchmark, cells):
     """A result as a benchmark leaves it."""
-    peaks = {"fma": 3.5e11, "triad": 2.5e10, "update": {"652824": 1.1e11}}
+    loop = {"found": 48, "expected": 24, "lanes": 16}
+    limits = {"fma": 3.5e11, "triad": 2.5e10, "update": {"652824": 1.1e11}, "fma_instructions": loop}
     described = {"cpu": "A processor", "cores": 2, "threads": 2}
     return {"schema": results.SCHEMA, "benchmark": benchmark, "options": {"rounds": 7}, "machine": described,
-            "peaks": peaks, "cells": cells}  # fmt: skip
+            "peaks": limits, "cells": cells}  # fmt: skip
 
 
 def synthetic_step():
@@ -409,13 +410,29 @@ def test_table():
 
 
 def test_limits_of_a_step():
-    peaks = {"fma": 1e11, "triad": 1e10, "update": {"1000": 2.8e10}}
+    limits = {"fma": 1e11, "triad": 1e10, "update": {"1000": 2.8e10}}
     cell = {"unit": "s", "flops": 10**9, "parameters": 1000}
-    assert lower_bound(cell, peaks) == pytest.approx(1e-2 + 1e-6)
-    assert lower_bound(cell | {"parameters": 7}, peaks) is None  # not measured at that size
-    assert lower_bound({"unit": "s", "flops": 10**9}, peaks | {"update": {}}) == pytest.approx(1e-2)
-    assert lower_bound({"unit": "s", "flops": 1, "bytes": 2.8e10}, peaks) == pytest.approx(1)
-    assert lower_bound({"unit": "MiB"}, peaks) is None and lower_bound(cell, None) is None
+    assert lower_bound(cell, limits) == pytest.approx(1e-2 + 1e-6)
+    assert lower_bound(cell | {"parameters": 7}, limits) is None  # not measured at that size
+    assert lower_bound({"unit": "s", "flops": 10**9}, limits | {"update": {}}) == pytest.approx(1e-2)
+    assert lower_bound({"unit": "s", "flops": 1, "bytes": 2.8e10}, limits) == pytest.approx(1)
+    assert lower_bound({"unit": "MiB"}, limits) is None and lower_bound(cell, None) is None
+
+
+def test_a_peak_that_the_compiler_changed_is_not_trusted():
+    made = synthetic("matmul", [])
+    assert "trusted" not in report(made)
+    made["peaks"]["fma_instructions"]["found"] = 12
+    assert "not to be trusted" in report(made)
+
+
+@pytest.mark.skipif(os.environ.get("NUMBA_DISABLE_JIT", "0") != "0", reason="there is no machine code to look at")
+def test_the_loop_of_multiply_adds_is_as_written():
+    found = peaks.instructions()
+    lanes, count, _ = peaks.registers()
+    assert found["expected"] == count and found["lanes"] == lanes
+    if machine.platform.machine().lower() in ("x86_64", "amd64") and lanes >= 8:
+        assert found["found"] > 0 and found["found"] % count == 0
 
 
 def test_results_are_read_back(tmp_path, monkeypatch, described):
