@@ -203,7 +203,7 @@ def test_nothing_of_the_size_of_an_activation_is_allocated(case):
 
 @FLOATS
 def test_other_layouts_give_the_same(dtype):
-    """Neither inputs nor `out` need be contiguous."""
+    """Neither inputs nor `out` need be contiguous. (A sum may then be compiled in another order.)"""
     rng = np.random.default_rng(7)
     logits = rng.standard_normal((2, 5, 3)).astype(dtype).transpose(0, 2, 1)
     target = rng.random((2, 5)).astype(dtype)
@@ -211,7 +211,7 @@ def test_other_layouts_give_the_same(dtype):
     jit.bernoulli_backward(np.ones((2, 3)), logits, target, out=out)
     assert same(out.copy(), jit.bernoulli_backward(np.ones((2, 3)), logits.copy(order="C"), target))
     log_px = jit.bernoulli_forward(logits, target)
-    assert same(log_px, jit.bernoulli_forward(logits.copy(order="C"), target))
+    assert error(log_px, jit.bernoulli_forward(logits.copy(order="C"), target)) <= np.finfo(dtype).eps
 
 
 def test_works_where_nothing_can_be_cached(tmp_path):

@@ -16,26 +16,26 @@ def activate(y: Array, y_row: int, top: int, bottom: int, left: int, right: int,
     """y becomes act(y + b) in rows top to bottom, columns left to right; y is flat, its rows y_row numbers apart."""
     zero, leak = y.dtype.type(0), y.dtype.type(LEAK)
     for n in range(top, bottom):
-        line = y[n * y_row : n * y_row + right]
-        for j in range(left, right):
-            line[j] += b[j]
+        line, bias = y[n * y_row + left : n * y_row + right], b[left:right]
+        for j in range(line.size):
+            line[j] += bias[j]
         if act == RELU:
-            for j in range(left, right):
+            for j in range(line.size):
                 line[j] = zero if line[j] <= 0 else line[j]
         elif act == LEAKY_RELU:
-            for j in range(left, right):
+            for j in range(line.size):
                 line[j] = leak * line[j] if line[j] <= 0 else line[j]
         elif act == TANH:
-            for j in range(left, right):
+            for j in range(line.size):
                 line[j] = tanh(line[j])
         elif act == SIGMOID:
-            for j in range(left, right):
+            for j in range(line.size):
                 line[j] = sigmoid(line[j])
         elif act == SOFTPLUS:
-            for j in range(left, right):
+            for j in range(line.size):
                 line[j] = softplus(line[j])
         elif act == ELU:
-            for j in range(left, right):
+            for j in range(line.size):
                 line[j] = expm1(line[j]) if line[j] <= 0 else line[j]
 
 
@@ -44,25 +44,27 @@ def activate_backward(part: int, parts: int, dy: Array, y: Array, act: int, da: 
     """Fill da (N,H) with dy act' and db (H,) with sum_n da, by columns. Under IDENTITY da is dy, not written."""
     zero, one, leak = y.dtype.type(0), y.dtype.type(1), y.dtype.type(LEAK)
     first, last = share(part, parts, y.shape[1], LINE)
-    db[first:last] = zero
+    sums = db[first:last]
+    sums[:] = zero
     for n in range(y.shape[0]):
+        dy_n, y_n, da_n = dy[n, first:last], y[n, first:last], da[n, first:last]
         if act == RELU:
-            for j in range(first, last):
-                da[n, j] = zero if y[n, j] <= 0 else dy[n, j]
+            for j in range(sums.size):
+                da_n[j] = zero if y_n[j] <= 0 else dy_n[j]
         elif act == LEAKY_RELU:
-            for j in range(first, last):
-                da[n, j] = leak * dy[n, j] if y[n, j] <= 0 else dy[n, j]
+            for j in range(sums.size):
+                da_n[j] = leak * dy_n[j] if y_n[j] <= 0 else dy_n[j]
         elif act == TANH:
-            for j in range(first, last):
-                da[n, j] = (one - y[n, j] * y[n, j]) * dy[n, j]
+            for j in range(sums.size):
+                da_n[j] = (one - y_n[j] * y_n[j]) * dy_n[j]
         elif act == SIGMOID:
-            for j in range(first, last):
-                da[n, j] = (one - y[n, j]) * y[n, j] * dy[n, j]
+            for j in range(sums.size):
+                da_n[j] = (one - y_n[j]) * y_n[j] * dy_n[j]
         elif act == SOFTPLUS:
-            for j in range(first, last):
-                da[n, j] = -expm1(-y[n, j]) * dy[n, j]
+            for j in range(sums.size):
+                da_n[j] = -expm1(-y_n[j]) * dy_n[j]
         elif act == ELU:
-            for j in range(first, last):
-                da[n, j] = (y[n, j] + one) * dy[n, j] if y[n, j] <= 0 else dy[n, j]
-        for j in range(first, last):
-            db[j] += da[n, j]
+            for j in range(sums.size):
+                da_n[j] = (y_n[j] + one) * dy_n[j] if y_n[j] <= 0 else dy_n[j]
+        for j in range(sums.size):
+            sums[j] += da_n[j]

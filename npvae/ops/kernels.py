@@ -1,16 +1,17 @@
 """The compiled loops under `jit`: one pass each, no temporaries of the size of an activation.
 
-Every kernel is work that is shared out by images or by columns (see compiling.parallel): it is called with the number of
-parts and its arguments, and each part does its own. No sum is shared between parts.
+A kernel's work is shared out by images or by numbers (see compiling.parallel): it is called with the number of parts and
+its arguments, and each part does its own. No sum is shared between parts.
 
 A kernel writes all of its outputs and nothing else. Ordinary arrays share one dtype, float32 or float64, and
-computation stays in it, which takes constants of that dtype (a bare 0.5 would make float64); a "wide"
-argument is float64. A sum of a density over D is kept in float64, in an accumulator that starts as
-np.float64(0): uncompiled, under NUMBA_DISABLE_JIT, 0.0 plus a float32 would stay float32. A NaN stays
-visible: comparisons are written so that it falls on the side that keeps it.
+computation stays in it, which takes constants of that dtype (a bare 0.5 would make float64); a "wide" argument is
+float64. A NaN stays visible: comparisons are written so that it falls on the side that keeps it.
 
-A sum over D is vectorised because SUM lets the compiler reorder it; the functions of elementary.py that are called in it
-keep flags of their own.
+What a loop needs to be turned into vector instructions:
+
+* An index that cannot be negative, as far as the compiler knows: inner loops run from 0, over a slice where need be.
+* Numbers of one width: a sum over D is kept in float64, but CHUNK terms at a time are summed in their own precision.
+* Leave to reorder a sum, SUM; the functions of elementary.py that are called in it keep flags of their own.
 """
 
 from typing import Any
@@ -23,6 +24,8 @@ from npvae.ops.elementary import exp, expm1, sigmoid, softplus_of_minus_abs
 from npvae.ops.reference import LOG_2PI
 
 Array = npt.NDArray[Any]
+
+CHUNK = 64  # terms of a density that are summed in its own precision
 
 # ── The code ─────────────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -113,14 +116,19 @@ def log_ratio_backward(part: int, parts: int, drate: Array, z: Array, dz: Array,
 @parallel(SUM)
 def squared_distance(part: int, parts: int, y: Array, target: Array, out: Array) -> None:
     """Fill out (B,K), wide, with sum_d (target_bd - y_bkd)^2."""
+    zero = y.dtype.type(0)
     B, K, D = y.shape
     first, last = share(part, parts, B, 1)
     for b in range(first, last):
         for k in range(K):
             total = np.float64(0)
-            for d in range(D):
-                r = target[b, d] - y[b, k, d]
-                total += np.float64(r * r)
+            for start in range(0, D, CHUNK):
+                t, y_ = target[b, start : start + CHUNK], y[b, k, start : start + CHUNK]
+                some = zero
+                for d in range(t.size):
+                    r = t[d] - y_[d]
+                    some += r * r
+                total += np.float64(some)
             out[b, k] = total
 
 
@@ -157,10 +165,13 @@ def bernoulli(part: int, parts: int, logits: Array, target: Array, log_px: Array
     for b in range(first, last):
         for k in range(K):
             total = np.float64(0)
-            for d in range(D):
-                a = logits[b, k, d]
-                gap = target[b, d] - (one if a > 0 else zero)
-                total += np.float64((zero if gap == 0 else gap * a) - softplus_of_minus_abs(a))
+            for start in range(0, D, CHUNK):
+                t, l = target[b, start : start + CHUNK], logits[b, k, start : start + CHUNK]
+                some = zero
+                for d in range(t.size):
+                    gap = t[d] - (one if l[d] > 0 else zero)
+                    some += (zero if gap == 0 else gap * l[d]) - softplus_of_minus_abs(l[d])
+                total += np.float64(some)
             log_px[b, k] = total
 
 
@@ -179,15 +190,20 @@ def bernoulli_backward(part: int, parts: int, dlog_px: Array, logits: Array, tar
 @parallel(SUM)
 def gaussian_pixel(part: int, parts: int, pixels: Array, target: Array, log_px: Array) -> None:
     """Fill log_px (B,K), wide, with -sum_d (r^2 e^-logvar + logvar + log 2pi)/2, r = target - mean."""
-    log_2pi = pixels.dtype.type(LOG_2PI)
+    zero, log_2pi = pixels.dtype.type(0), pixels.dtype.type(LOG_2PI)
     B, K, D = pixels.shape[0], pixels.shape[1], target.shape[1]
     first, last = share(part, parts, B, 1)
     for b in range(first, last):
         for k in range(K):
             total = np.float64(0)
-            for d in range(D):
-                r, logvar = target[b, d] - pixels[b, k, d], pixels[b, k, D + d]
-                total += np.float64(r * r * exp(-logvar) + logvar + log_2pi)
+            for start in range(0, D, CHUNK):
+                t, mean = target[b, start : start + CHUNK], pixels[b, k, start : min(D, start + CHUNK)]
+                logvar = pixels[b, k, D + start : D + start + CHUNK]
+                some = zero
+                for d in range(t.size):
+                    r = t[d] - mean[d]
+                    some += r * r * exp(-logvar[d]) + logvar[d] + log_2pi
+                total += np.float64(some)
             log_px[b, k] = -0.5 * total
 
 
@@ -209,7 +225,42 @@ def gaussian_pixel_backward(
                 dpixels[b, k, D + d] = (r * weighted - one) * (half * seed)
 
 
-# ── The importance-weighted bound: all of it wide ────────────────────────────────────────────────────────────────
+# ── Bounds: all of it wide ───────────────────────────────────────────────────────────────────────────────────────
+
+
+@kernel(SUM)
+def mean_rate(rate: Array, j: int) -> Any:
+    """The mean of rate (B,R,Z) in latent j."""
+    total = np.float64(0)
+    for b in range(rate.shape[0]):
+        for r in range(rate.shape[1]):
+            total += rate[b, r, j]
+    return total / (rate.shape[0] * rate.shape[1])
+
+
+@kernel(CAREFUL)
+def elbo(log_px: Array, rate: Array, beta: float, free_bits: float) -> Any:
+    """-mean log_px + beta sum_j max(free_bits, mean rate_j), without a clamp where free_bits is 0."""
+    total, rates = np.float64(0), np.float64(0)
+    for b in range(log_px.shape[0]):
+        for k in range(log_px.shape[1]):
+            total += log_px[b, k]
+    for j in range(rate.shape[2]):
+        mean = mean_rate(rate, j)
+        rates += free_bits if free_bits > 0 and mean < free_bits else mean
+    return beta * rates - total / log_px.size
+
+
+@kernel(CAREFUL)
+def elbo_backward(dloss: float, rate: Array, beta: float, free_bits: float, dlog_px: Array, drate: Array) -> None:
+    """Fill dlog_px (B,K) with -dloss/BK and drate (B,R,Z) with dloss beta/BR, or 0 where it is clamped."""
+    B, R, Z = rate.shape
+    dlog_px[:] = -dloss / dlog_px.size
+    for j in range(Z):
+        clamped = free_bits > 0 and mean_rate(rate, j) < free_bits
+        for b in range(B):
+            for r in range(R):
+                drate[b, r, j] = 0.0 if clamped else dloss * beta / (B * R)
 
 
 @parallel(SUM)
@@ -275,8 +326,8 @@ def sums_of_squares(part: int, parts: int, v: Array, sums: Array) -> None:
     first, last = share(part, parts, sums.size, 1)
     for block in range(first, last):
         total = np.float64(0)
-        for i in range(block * BLOCK, min(v.size, (block + 1) * BLOCK)):
-            x = np.float64(v[i])
+        for number in v[block * BLOCK : (block + 1) * BLOCK]:
+            x = np.float64(number)
             total += x * x
         sums[block] = total
 
@@ -289,7 +340,8 @@ def sgd(
     number = theta.dtype.type
     rate_, momentum_, scale_ = number(rate), number(momentum), number(scale)
     first, last = share(part, parts, theta.size, LINE)
-    for i in range(first, last):
+    theta, dtheta, velocity = theta[first:last], dtheta[first:last], velocity[first:last]
+    for i in range(theta.size):
         velocity[i] = momentum_ * velocity[i] + scale_ * dtheta[i]
         theta[i] -= rate_ * velocity[i]
 
@@ -312,7 +364,8 @@ def rmsprop(
     rate_, decay_, rest_ = number(rate), number(decay), number(rest)
     epsilon_, scale_ = number(epsilon), number(scale)
     first, last = share(part, parts, theta.size, LINE)
-    for i in range(first, last):
+    theta, dtheta, square = theta[first:last], dtheta[first:last], square[first:last]
+    for i in range(theta.size):
         g = scale_ * dtheta[i]
         square[i] = decay_ * square[i] + rest_ * g * g
         theta[i] -= rate_ * g / (np.sqrt(square[i]) + epsilon_)
@@ -341,7 +394,8 @@ def adam(
     rate_, correction_ = number(rate), number(correction)
     epsilon_, scale_ = number(epsilon), number(scale)
     first, last = share(part, parts, theta.size, LINE)
-    for i in range(first, last):
+    theta, dtheta, mean, square = theta[first:last], dtheta[first:last], mean[first:last], square[first:last]
+    for i in range(theta.size):
         g = scale_ * dtheta[i]
         mean[i] = beta1_ * mean[i] + rest1_ * g
         square[i] = beta2_ * square[i] + rest2_ * g * g

@@ -1,8 +1,8 @@
 """The two pieces of the matrix product that are written in the processor's terms: vectors and their registers.
 
-matmul.py says why they are as they are. Each is an intrinsic of Numba: a function that compiled code may call, whose body
-is not Python but the LLVM instructions that it writes down. At the end of the file they stand a second time, as definitions
-in NumPy; these run where nothing is compiled.
+matmul.py says why they are as they are. Each is an intrinsic of Numba: a function that compiled code may call, whose
+body is not Python but the LLVM instructions that it writes down. At the end of the file they stand a second time, as
+definitions in NumPy; these run where nothing is compiled.
 """
 
 from collections.abc import Callable
