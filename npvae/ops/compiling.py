@@ -43,14 +43,14 @@ FINGERPRINT = fingerprint()
 
 
 def load_pool() -> None:
-    """Load Numba's OpenMP pool, if it has one, so that a waiting thread spins for some 50 microseconds and then sleeps.
+    """Load Numba's OpenMP pool, if it has one, so that a waiting thread spins for half a millisecond or so and then sleeps.
 
-    By default GNU's OpenMP spins for milliseconds. Where other programs want the processors, one thread then spends the
+    By default GNU's OpenMP spins for many milliseconds. Where other programs want the processors, one thread then spends the
     time on waiting that the other needs to be done: steps of 2 ms were seen to take 200. The library reads the variable
     once, when it is loaded; a value set by the user stands.
     """
     if not {"GOMP_SPINCOUNT", "OMP_WAIT_POLICY"} & set(os.environ):
-        os.environ["GOMP_SPINCOUNT"] = "1000"
+        os.environ["GOMP_SPINCOUNT"] = "10000"
         try:
             with suppress(ImportError):
                 importlib.import_module("numba.np.ufunc.omppool")
