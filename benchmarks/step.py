@@ -1,7 +1,7 @@
 """A whole training step: forward, backward, Adam."""
 
+import math
 from dataclasses import replace
-from typing import Any
 
 import numpy as np
 
@@ -10,7 +10,7 @@ from benchmarks import peaks
 from benchmarks.contest import Arrays, Cell, Check, Pace, Record, compete, l2
 from benchmarks.options import Options
 from benchmarks.peers import OURS, PEERS, answer, ours
-from benchmarks.problem import Problem
+from benchmarks.problem import Array, Problem
 from benchmarks.results import Result, result
 from benchmarks.workers import Worker, close_all
 from npvae import noise
@@ -22,9 +22,10 @@ PROBLEMS = (
     *(replace(DEEP, batch=batch, samples=k, bound="iwae") for batch in (20, 100) for k in (5, 50)),
 )
 
-# Largest L2 errors against npvae's reference in float64. One tensor may be worse than all together; Adam divides by
-# the gradient's own size, so that where a gradient is hardly more than rounding its step may differ by any factor.
-LARGEST = {"loss": 1e-5, "gradient": 1e-4, "worst tensor": 1e-3, "update": 1e-2}
+# Largest L2 errors against npvae's reference in float64. One tensor may be worse than all together. Adam divides by the
+# gradient's own size: where that is hardly more than rounding a step may differ by any factor, so the worst hundredth
+# of each tensor's steps is left out. What was tried and is right stays below 2e-4; beta2 of 0.99 makes 1.3e-3 or more.
+LARGEST = {"loss": 1e-5, "gradient": 1e-4, "worst tensor": 1e-3, "update": 1e-3}
 
 
 def run(options: Options) -> Result:
@@ -81,11 +82,22 @@ def check_of(problem: Problem, given: Arrays) -> Check:
     expected = answer(ours.make("reference", problem, given, tune=False, dtype="float64"))
 
     def check(found: Arrays) -> dict[str, tuple[float, float]]:
-        errors: dict[str, float] = {name: l2(found[name], expected[name]) for name in expected}
-        errors["worst tensor"] = float("inf")
-        if found["gradient"].shape == expected["gradient"].shape:
-            pairs: Any = zip(problem.layers(found["gradient"]), problem.layers(expected["gradient"]), strict=True)
-            errors["worst tensor"] = max(l2(a, b) for pair in pairs for a, b in zip(*pair, strict=True))
+        errors = {name: l2(found[name], expected[name]) for name in ("loss", "gradient")}
+        errors["worst tensor"] = worst(problem, found["gradient"], expected["gradient"], left_out=0.0)
+        errors["update"] = worst(problem, found["update"], expected["update"], left_out=0.01)
         return {name: (errors[name], most) for name, most in LARGEST.items()}
 
     return check
+
+
+def worst(problem: Problem, found: Array, expected: Array, left_out: float) -> float:
+    """The largest L2 error among the tensors of a flat vector, without so many of each tensor's worst entries."""
+    if found.shape != expected.shape or not np.isfinite(found).all():
+        return float("inf")
+    errors = []
+    for pair in zip(problem.layers(found), problem.layers(expected), strict=True):
+        for a, b in zip(*pair, strict=True):
+            off = np.sort(np.abs(a - b), axis=None)
+            off = off[: off.size - math.ceil(left_out * off.size)]
+            errors.append(float(np.linalg.norm(off) / (np.linalg.norm(b) or 1.0)))
+    return max(errors)
