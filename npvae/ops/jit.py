@@ -23,7 +23,6 @@ import numpy.typing as npt
 
 from npvae.ops import activation, kernels
 from npvae.ops.matmul import product, product_nt, product_tn
-
 from npvae.ops.reference import IDENTITY, LOG_2PI
 from npvae.ops.threads import parts
 

@@ -1,7 +1,7 @@
 """The compiled loops under `jit`: one pass each, no temporaries of the size of an activation.
 
-A kernel's work is shared out by images or by numbers (see compiling.parallel): it is called with the number of parts and
-its arguments, and each part does its own. No sum is shared between parts.
+A kernel's work is shared out by images or by numbers (see compiling.parallel): it is called with the number of parts
+and its arguments, and each part does its own. No sum is shared between parts.
 
 A kernel writes all of its outputs and nothing else. Ordinary arrays share one dtype, float32 or float64, and
 computation stays in it, which takes constants of that dtype (a bare 0.5 would make float64); a "wide" argument is
@@ -166,11 +166,11 @@ def bernoulli(part: int, parts: int, logits: Array, target: Array, log_px: Array
         for k in range(K):
             total = np.float64(0)
             for start in range(0, D, CHUNK):
-                t, l = target[b, start : start + CHUNK], logits[b, k, start : start + CHUNK]
+                t, a = target[b, start : start + CHUNK], logits[b, k, start : start + CHUNK]
                 some = zero
                 for d in range(t.size):
-                    gap = t[d] - (one if l[d] > 0 else zero)
-                    some += (zero if gap == 0 else gap * l[d]) - softplus_of_minus_abs(l[d])
+                    gap = t[d] - (one if a[d] > 0 else zero)
+                    some += (zero if gap == 0 else gap * a[d]) - softplus_of_minus_abs(a[d])
                 total += np.float64(some)
             log_px[b, k] = total
 

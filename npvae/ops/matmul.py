@@ -22,8 +22,8 @@ contiguous panels first, which costs a pass over memory that so few rows do not 
 **The transposes.** A is read through its two strides, so A^T costs the same as A. B^T does not: its vectors would lie
 across rows. So each thread packs the strip that it is about to use, transposed in registers, into a panel of its own.
 
-**The edges.** A tile at the lower edge points its missing rows at its last one: they are computed and stored twice, with
-the same value. At the right edge the last vector is masked, so that nothing past the end is read or written.
+**The edges.** A tile at the lower edge points its missing rows at its last one: they are computed and stored twice,
+with the same value. At the right edge the last vector is masked, so that nothing past the end is read or written.
 
 **The threads.** The tiles are laid in a row, strip after strip, and each thread takes its share of that row. A thin
 product is thus cut along N and a flat one along M. No sum over k is shared between threads, and where the columns are
@@ -36,8 +36,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from npvae.ops.compiling import kernel, parallel
 from npvae.ops.activation import activate
+from npvae.ops.compiling import kernel, parallel
 from npvae.ops.reference import IDENTITY
 from npvae.ops.threads import max_threads, parts
 from npvae.ops.tile import BITS, ROWS, VECTORS, tile, transpose_square
