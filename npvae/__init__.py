@@ -14,6 +14,7 @@ from npvae.errors import DivergenceError, InputError
 from npvae.evaluation import Evaluation, evaluate
 from npvae.flat import named
 from npvae.likelihoods import Bernoulli, Gaussian, GaussianLearned, GaussianOptimal, GaussianPixel
+from npvae.ops.threads import get_threads, set_threads
 from npvae.optim import SGD, Adam, AdamW, RMSProp, constant, cosine, linear_warmup, step_decay
 from npvae.runs import Run, load
 from npvae.training import Interrupted, resume, train
@@ -47,11 +48,13 @@ __all__ = [
     "cosine",
     "datasets",
     "evaluate",
+    "get_threads",
     "gradcheck",
     "linear_warmup",
     "load",
     "named",
     "resume",
+    "set_threads",
     "step_decay",
     "train",
 ]

@@ -57,6 +57,12 @@ Draw: loss curves, originals and reconstructions, samples, interpolation, traver
 manifold when there are two latents.
 
   npvae plot runs/1 --out pictures"""
+WARMUP = """\
+Compile now what the first training step would have to wait for. What is compiled is kept in Numba's cache, beside the
+package or where NUMBA_CACHE_DIR says, and made anew when npvae or Numba changes.
+
+  npvae warmup               all kernels for float32, in half a minute or so
+  npvae warmup --dtype all   for float64 too"""
 INFO = """\
 Show what npvae runs on.
 
@@ -105,6 +111,9 @@ def parser() -> argparse.ArgumentParser:
     drawing.add_argument("run", metavar="DIR", help="the run's folder")
     drawing.add_argument("--data", metavar="NAME|PATH", help="where the run's images are now, if they have moved")
     drawing.add_argument("--out", metavar="DIR", type=Path, help=f"where to (the run's {FIGURES}/)")
+
+    warming = command("warmup", "compile everything now", WARMUP)
+    warming.add_argument("--dtype", default="float32", metavar="NAME", help="float32, float64, all (float32)")
 
     telling = command("info", "versions, threads, vector width, folders", INFO)
     telling.add_argument("--json", action="store_true", help="print one JSON object")

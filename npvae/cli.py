@@ -30,6 +30,7 @@ from npvae.progress import Progress
 from npvae.runs import CONFIG, FIGURES, Run, Settings, load, read_config
 from npvae.training import Interrupted, resume, train
 from npvae.vae import VAE
+from npvae.warmup import warmup
 
 FAILED, BAD_INPUT = 1, 2  # exit codes; a signal gives 128 + its number
 
@@ -182,6 +183,18 @@ def info_command(options: argparse.Namespace) -> None:
         print("\n".join(f"{name:<14}{fact}" for name, fact in facts.items()))
 
 
+def warmup_command(options: argparse.Namespace) -> None:
+    """npvae warmup."""
+    result = warmup(options.dtype, lambda line: print(line, file=sys.stderr))
+    print(f"{result.compiled} kernels compiled in {result.seconds:.1f} s, {result.loaded} loaded from the cache")
+    if result.folder is None:
+        raise InputError(
+            "nothing could be kept, so every process will compile anew: no folder is writable that Numba would keep "
+            "compiled code in. Set the environment variable NUMBA_CACHE_DIR to one that is"
+        )
+    print(f"cache: {result.folder}")
+
+
 # ── Helpers ──────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
@@ -264,5 +277,6 @@ COMMANDS = {
     "reconstruct": reconstruct_command,
     "evaluate": evaluate_command,
     "plot": plot_command,
+    "warmup": warmup_command,
     "info": info_command,
 }

@@ -20,7 +20,7 @@ PARTS = (  # a module may import those on lines above its own
     "autoencoder",
     "workspace",
     "optim checking models",
-    "runs",
+    "runs warmup",
     "evaluation",
     "training",
     "mosaics",

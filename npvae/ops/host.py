@@ -7,6 +7,7 @@ import numba
 from numba.core.registry import cpu_target
 
 from npvae.ops.compiling import VECTOR_BITS
+from npvae.ops.threads import get_threads
 
 
 def vector_registers() -> tuple[int, int]:
@@ -28,4 +29,4 @@ def vector_registers() -> tuple[int, int]:
 
 def host() -> dict[str, Any]:
     """CPU, bits of a vector register and threads."""
-    return {"cpu": llvm.get_host_cpu_name(), "vector bits": vector_registers()[0], "threads": numba.get_num_threads()}
+    return {"cpu": llvm.get_host_cpu_name(), "vector bits": vector_registers()[0], "threads": get_threads()}

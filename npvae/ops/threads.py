@@ -2,23 +2,32 @@
 
 import importlib
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from npvae.errors import InputError, check_whole
 
 # Work, in multiply-adds, that one thread does sooner than two: starting them takes about 2 microseconds.
-SMALL = 400_000
+SMALL = 600_000
 
 _count = 0  # 0: not asked for yet
+_child = False  # of a fork
 
 
 def set_threads(count: int) -> None:
     """Let compiled kernels use `count` threads, 1 to NUMBA_NUM_THREADS (by default the processors one may use).
 
-    It changes how long a result takes, not a bit of it. Raises InputError for any other number.
+    It changes how long a result takes, not a bit of it. A process made by fork has one thread. Raises InputError for
+    any other number.
     """
     global _count
     if check_whole("threads", count) > max_threads():
+        if _child:
+            raise InputError(
+                f"threads must be 1 in a process made by fork, got {count}: Numba's pool stayed with its parent, "
+                'start worker processes by "spawn" to have more'
+            )
         raise InputError(
             f"threads must be 1 to {max_threads()}, got {count}: Numba's pool has so many, "
             "set the environment variable NUMBA_NUM_THREADS before Python starts to have more"
@@ -36,12 +45,23 @@ def get_threads() -> int:
 
 def max_threads() -> int:
     """How many threads there are to use."""
-    return int(_numba().config.NUMBA_NUM_THREADS)
+    return 1 if _child else int(_numba().config.NUMBA_NUM_THREADS)
 
 
 def parts(work: int) -> int:
     """Into how many parts to cut `work` multiply-adds, or what takes as long."""
     return 1 if work < SMALL else _count or get_threads()
+
+
+@contextmanager
+def cut_all() -> Iterator[None]:
+    """Cut all work, however small, so that small arrays reach what only large ones would."""
+    global SMALL
+    before, SMALL = SMALL, 0
+    try:
+        yield
+    finally:
+        SMALL = before
 
 
 def _numba() -> Any:
@@ -50,8 +70,8 @@ def _numba() -> Any:
 
 def _forked() -> None:
     """A child has its parent's memory but none of its threads, and starting others would end it: it uses one."""
-    global _count
-    _count = 1
+    global _count, _child
+    _count, _child = 1, True
 
 
 if hasattr(os, "register_at_fork"):
