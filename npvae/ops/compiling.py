@@ -43,11 +43,11 @@ FINGERPRINT = fingerprint()
 
 
 def load_pool() -> None:
-    """Load Numba's OpenMP pool, if it has one, so that a waiting thread spins for half a millisecond or so and then sleeps.
+    """Load Numba's OpenMP pool, if it has one, so that a thread which waits spins for half a millisecond, then sleeps.
 
-    By default GNU's OpenMP spins for many milliseconds. Where other programs want the processors, one thread then spends the
-    time on waiting that the other needs to be done: steps of 2 ms were seen to take 200. The library reads the variable
-    once, when it is loaded; a value set by the user stands.
+    By default GNU's OpenMP spins for many milliseconds. Where other programs want the processors, one thread then
+    spends the time on waiting that the other needs to be done: steps of 2 ms were seen to take 200. The library reads
+    the variable once, when it is loaded; a value set by the user stands.
     """
     if not {"GOMP_SPINCOUNT", "OMP_WAIT_POLICY"} & set(os.environ):
         os.environ["GOMP_SPINCOUNT"] = "10000"
@@ -79,7 +79,7 @@ COMPILED: list[Any] = []  # every function to be compiled, in Numba's wrapping
 
 
 def census() -> tuple[int, int, Path | None]:
-    """How many kernels this process compiled and loaded from the cache, one for each dtype; and where the cache lies."""
+    """How many kernels this process compiled and loaded from the cache, one for each dtype; and where it is."""
     stats = [function.stats for function in COMPILED]
     misses, hits = (sum(sum(each[i].values()) for each in stats) for i in (2, 1))
     folder = stats[0].cache_path if stats else None
@@ -133,6 +133,6 @@ def parallel(fastmath: frozenset[str] = CAREFUL) -> Callable[[F], Callable[..., 
 
 @kernel()
 def share(part: int, parts: int, count: int, grain: int) -> tuple[int, int]:
-    """The first of `count` things that is this part's, and the first that is not; it begins at a multiple of grain."""
+    """The first of `count` things that is this part's, and the first after them; both are multiples of grain."""
     grains = -(-count // grain)
     return min(count, part * grains // parts * grain), min(count, (part + 1) * grains // parts * grain)
