@@ -156,8 +156,8 @@ def roofline(matmul: results.Result, ops: results.Result) -> "Figure":
     cache, memory = max(ops["peaks"]["update"].values()), ops["peaks"]["triad"]
     for rate, line in ((cache, "-"), (memory, "--")):
         axes.plot(x, np.minimum(fma, x * rate) / 1e9, line, color=ROOF, linewidth=1.6)
-    axes.annotate(f"multiply-adds: {fma / 1e9:.0f} GFLOP/s", (high, fma / 1e9), (0, 5), ha="right",
-                  textcoords="offset points", color=ROOF, fontsize=9)  # fmt: skip
+    top = axes.annotate(f"multiply-adds: {fma / 1e9:.0f} GFLOP/s", (high, fma / 1e9), (0, 5), ha="right",
+                        textcoords="offset points", color=ROOF, fontsize=9)  # fmt: skip
     for label, found, (colour, marker), face in series:
         axes.scatter([p.intensity for p in found], [p.speed for p in found], s=36, marker=marker, facecolors=face,
                      edgecolors=colour, linewidths=1.3, label=label, zorder=3)  # fmt: skip
@@ -170,7 +170,7 @@ def roofline(matmul: results.Result, ops: results.Result) -> "Figure":
     note = footnote(ops, "float32, 784-400-20, B = 128; an exponential counts as one operation")
     figure.supxlabel(note, fontsize=8, x=0.01, ha="left", color=ROOF)
     figure.draw_without_rendering()  # from here on it is known where things are
-    taken = [legend.get_window_extent()]
+    taken = [legend.get_window_extent(), top.get_window_extent()]
     for rate, where in ((cache, "cache, at the size of theta"), (memory, "memory")):
         taken.append(name_slope(axes, rate / 1e9, low, fma / 1e9, f"{where}: {rate / 1e9:.0f} GB/s"))
     name_points(axes, [p for p in products + passes if p.name in NAMED], products + passes, taken)
@@ -198,7 +198,9 @@ def name_points(axes: Any, named: list[Point], every: list[Point], taken: list[A
             text = axes.annotate(short, point[:2], (dx, dy), textcoords="offset points", ha=side, fontsize=8.5,
                                  color=INK)  # fmt: skip
             box = text.get_window_extent()
-            if not any(box.overlaps(other) for other in taken) and not any(box.contains(*spot) for spot in spots):
+            inside = axes.bbox.x0 < box.x0 and box.x1 < axes.bbox.x1
+            free = not any(box.overlaps(other) for other in taken) and not any(box.contains(*spot) for spot in spots)
+            if inside and free:
                 taken.append(box)
                 break
             text.remove()
