@@ -190,6 +190,7 @@ def name_slope(axes: Any, rate: float, low: float, top: float, text: str) -> Any
 def name_points(axes: Any, named: list[Point], every: list[Point], taken: list[Any]) -> None:
     """Write names beside points, each where it covers nothing that is taken and no point; else not at all."""
     spots = axes.transData.transform([(p.intensity, p.speed) for p in every]) if every else np.empty((0, 2))
+    ceiling = max((box.y0 for box in taken), default=axes.bbox.y1)  # the highest of the limits' names
     places = [(8, -3, "left"), (-8, -3, "right"), (0, 9, "center"), (0, -16, "center"), (8, -15, "left"),
               (8, 9, "left"), (-8, 9, "right"), (-8, -15, "right"), (14, -28, "left"), (-14, 22, "right")]  # fmt: skip
     for point in sorted(named, key=lambda p: NAMED.index(p.name)):
@@ -198,7 +199,7 @@ def name_points(axes: Any, named: list[Point], every: list[Point], taken: list[A
             text = axes.annotate(short, point[:2], (dx, dy), textcoords="offset points", ha=side, fontsize=8.5,
                                  color=INK)  # fmt: skip
             box = text.get_window_extent()
-            inside = axes.bbox.x0 < box.x0 and box.x1 < axes.bbox.x1
+            inside = axes.bbox.x0 < box.x0 and box.x1 < axes.bbox.x1 and axes.bbox.y0 < box.y0 and box.y1 < ceiling
             free = not any(box.overlaps(other) for other in taken) and not any(box.contains(*spot) for spot in spots)
             if inside and free:
                 taken.append(box)
