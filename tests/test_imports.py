@@ -32,7 +32,8 @@ RANKS = {name: rank for rank, line in enumerate(PARTS) for name in line.split()}
 PACKAGES = ("datasets", "ops")
 INSIDE = {  # of a package, the same
     "ops": (
-        "updates compiling threads",
+        "updates threads",
+        "compiling",
         "reference elementary host",
         "activation tile",
         "kernels matmul",

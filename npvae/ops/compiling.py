@@ -14,6 +14,7 @@ from numba import config, njit, prange
 from numba.core.caching import FunctionCache
 
 from npvae.errors import InputError
+from npvae.ops.threads import BUSY
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -107,7 +108,7 @@ def parallel(fastmath: frozenset[str] = CAREFUL) -> Callable[[F], Callable[..., 
     """The same for work that can be shared out.
 
     ``work(part, parts, *arguments)`` does its share; ``work(parts, *arguments)`` is what it becomes, which does all
-    of it. One part is done on the caller's thread, more of them by Numba's pool.
+    of it, when no other work is under way. One part is done on the caller's thread, more of them by Numba's pool.
     """
 
     def decorate(function: F) -> Callable[..., None]:
@@ -121,10 +122,11 @@ def parallel(fastmath: frozenset[str] = CAREFUL) -> Callable[[F], Callable[..., 
 
         @wraps(function)
         def shared(parts: int, *arguments: Any) -> None:
-            if parts == 1:
-                work(0, 1, *arguments)
-            else:
-                launched(parts, *arguments)
+            with BUSY:
+                if parts == 1:
+                    work(0, 1, *arguments)
+                else:
+                    launched(parts, *arguments)
 
         return shared
 

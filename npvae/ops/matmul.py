@@ -172,7 +172,7 @@ def product_nt(a: Array, b: Array, out: Array) -> Array:
 def panels(dtype: np.dtype[Any]) -> Array:
     """A panel for each thread there may be.
 
-    One for all: a product holds Python's lock until it is done, so no two are under way at once.
+    One for all: no two kernels are under way at once, see compiling.parallel.
     """
     return np.empty(max_threads() * DEPTH * VECTORS * (BITS // 8 // dtype.itemsize), dtype)
 

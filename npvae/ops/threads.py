@@ -2,6 +2,7 @@
 
 import importlib
 import os
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -10,6 +11,10 @@ from npvae.errors import InputError, check_whole
 
 # Work, in multiply-adds, that one thread does sooner than two: starting them takes about 2 microseconds.
 SMALL = 600_000
+
+# Held while a kernel runs. Numba lets go of Python's lock while its pool works; but one of its pools ends the process
+# if two threads of Python enter it at once, and products share the memory that they pack matrices into.
+BUSY = threading.RLock()  # again by the same thread: from a signal's handler
 
 _count = 0  # 0: not asked for yet
 _child = False  # of a fork
@@ -22,7 +27,8 @@ def set_threads(count: int) -> None:
     any other number.
     """
     global _count
-    if check_whole("threads", count) > max_threads():
+    count = check_whole("threads", count)
+    if count > max_threads():
         if _child:
             raise InputError(
                 f"threads must be 1 in a process made by fork, got {count}: Numba's pool stayed with its parent, "
@@ -72,7 +78,8 @@ def _forked() -> None:
     """A child has its parent's memory but none of its threads, and starting others would end it: it uses one."""
     global _count, _child
     _count, _child = 1, True
+    BUSY.release()
 
 
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_forked)
+if hasattr(os, "register_at_fork"):  # no fork while a kernel runs: its child would wait for the end of it
+    os.register_at_fork(before=BUSY.acquire, after_in_parent=BUSY.release, after_in_child=_forked)
