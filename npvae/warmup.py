@@ -28,19 +28,19 @@ OPTIMIZERS: tuple[Any, ...] = (Adam, SGD, RMSProp, AdamW)
 
 
 class Warmup(NamedTuple):
-    """What a warm-up did. A kernel counts once for every dtype; where none can be cached, `folder` is None."""
+    """How many kernels it compiled and loaded from the cache, one for each dtype; and where the cache lies."""
 
     compiled: int
     loaded: int
     seconds: float
-    folder: Path | None
+    folder: Path
 
 
 def warmup(dtype: str = "float32", report: Callable[[str], None] | None = None) -> Warmup:
     """Compile all that training, encoding and decoding in `dtype` need, and keep it in Numba's cache.
 
     dtype: "float32", "float64" or "all". report: is told, after each model, which it was and how long it took. Raises
-    InputError where nothing is compiled.
+    InputError where nothing is compiled, or could not be kept.
     """
     dtypes = DTYPES[check_choice("dtype", dtype, DTYPES)]
     if default_backend() != "jit":
@@ -48,14 +48,19 @@ def warmup(dtype: str = "float32", report: Callable[[str], None] | None = None) 
     from npvae.ops import compiling  # Numba takes a while to import
 
     start = time.monotonic()
-    compiled, loaded, _ = compiling.census()
+    compiled, loaded, folder = compiling.census()
+    if folder is None:
+        raise InputError(
+            "what is compiled could not be kept: Numba finds no folder that it can write to, set the environment "
+            "variable NUMBA_CACHE_DIR to one"
+        )
     for name in dtypes:
         for model, optimizer in zip(models(), OPTIMIZERS * len(ACTIVATIONS), strict=False):
             before = time.monotonic()
             exercise(model, optimizer, name)
             if report:
                 report(f"{name}  {summary(model)}, {optimizer.__name__}  {time.monotonic() - before:.1f} s")
-    compiled_now, loaded_now, folder = compiling.census()
+    compiled_now, loaded_now, _ = compiling.census()
     return Warmup(compiled_now - compiled, loaded_now - loaded, time.monotonic() - start, folder)
 
 

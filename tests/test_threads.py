@@ -22,7 +22,8 @@ from npvae.errors import InputError
 from npvae.ops import jit, matmul, threads
 
 UNCOMPILED = bool(config.DISABLE_JIT)
-LAYERS = pytest.mark.parametrize("layer", ["omp", "workqueue"])
+LAYERS = pytest.mark.parametrize("layer", ["omp"] if UNCOMPILED else ["omp", "workqueue"])
+compiled = pytest.mark.skipif(UNCOMPILED, reason="there is no pool")
 fork = pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork here")
 
 DATA, HIDDEN, LATENT, BATCH = (7, (5,), 2, 3) if UNCOMPILED else (70, (33, 41), 5, 20)
@@ -280,6 +281,7 @@ with threads.cut_all():
 
 @fork
 @LAYERS
+@compiled
 @pytest.mark.parametrize("before", [True, False], ids=("pool started", "pool not started"))
 def test_worker_processes_by_fork(layer, before):
     code = f"""
@@ -300,6 +302,7 @@ with threads.cut_all():
     assert first == second == of_training()
 
 
+@compiled
 def test_worker_processes_by_spawn():
     """These have threads of their own."""
     code = """
