@@ -19,7 +19,8 @@ remains of the algorithm of Goto & van de Geijn 2008, "Anatomy of high-performan
 (Van Zee & van de Geijn 2015) when the matrices are those of a small network, 0.1 to 10 MB: they pack A and B into
 contiguous panels first, which costs a pass over memory that so few rows do not repay.
 
-**The transposes.** A is read through its two strides, so A^T costs the same as A. B^T does not: its vectors would lie
+**The transposes.** A is read through its two strides, so A^T costs the same as A, as long as it is shallow; a deep one
+is first copied, so that a tile's numbers lie in the order in which it reads them. B^T costs more: its vectors would lie
 across rows. So each thread packs the strip that it is about to use, transposed in registers, into a panel of its own.
 
 **The edges.** A tile at the lower edge points its missing rows at its last one: they are computed and stored twice,
@@ -47,6 +48,8 @@ Array = npt.NDArray[Any]
 LINE = 64  # bytes of a cache line
 DEPTH = 512  # terms of a sum between two cuts: a strip of it, 512 x 48 float32, is 96 kB and stays in the second cache
 BLOCK = 32 * ROWS  # rows of A that strip after strip passes by: of 512 terms they are 512 kB
+
+SHALLOW = 128  # terms, or columns, for which copying A^T does not pay
 
 NONE = {np.dtype(kind): np.empty(0, kind) for kind in ("float32", "float64")}
 
@@ -78,10 +81,19 @@ def pack(b: Array, b_at: int, b_row: int, panel: Array, panel_at: int, depth: in
             transpose_square(b, from_, b_row, panel, to, VECTORS * lanes, min(lanes, width - j), min(lanes, depth - k))
 
 
-@kernel()
-def panel_size(lanes: int) -> int:
-    """How many numbers a thread packs at a time."""
-    return DEPTH * VECTORS * lanes
+@kernel(inline="always")
+def gather(a: Array, a_at: int, a_k: int, block: Array, block_at: int, rows: int, depth: int) -> None:
+    """Copy `rows` rows of A, which are columns in memory, so that what a tile reads in turn lies in turn."""
+    for i in range(0, rows, ROWS):
+        live, at = min(ROWS, rows - i), block_at + i * depth
+        for k in range(depth):
+            source, target = a[a_at + i + k * a_k :], block[at + k * ROWS :]
+            if live == ROWS:
+                for r in range(ROWS):
+                    target[r] = source[r]
+            else:
+                for r in range(live):
+                    target[r] = source[r]
 
 
 @parallel()
@@ -93,7 +105,8 @@ def compute(
     a_k: int,
     b: Array,
     b_row: int,
-    panels: Array,
+    turned: bool,
+    room: Array,
     c: Array,
     c_row: int,
     M: int,
@@ -102,13 +115,14 @@ def compute(
     bias: Array,
     act: int,
 ) -> None:
-    """Compute this part of C (M,N) = A B or, if there are `panels` to pack it into, of A B^T; all arrays are flat.
+    """Compute this part of C (M,N) = A B or, if it is `turned`, of A B^T; all arrays are flat.
 
     From a row of A to the next it is a_row numbers, from a column to the next a_k; rows of B and C are contiguous.
+    `room` is for BLOCK * DEPTH numbers that each part packs.
     With a bias (N,) the result is act(A B + bias), applied to each strip while it is in the cache; a bias of no numbers
     stands for none.
     """
-    lanes, turned = lanes_of(c), panels.size > 0
+    lanes, mine = lanes_of(c), part * BLOCK * DEPTH
     step = DEPTH if turned else depth_of(c, b_row)
     # The first strip ends where a cache line begins, so that no vector of the others lies across two of them.
     lead: Any = -np.int64(b.ctypes.data) % LINE // c.itemsize if b_row * c.itemsize % LINE == 0 and not turned else 0
@@ -121,6 +135,9 @@ def compute(
         for p in range(0, max(K, 1), step):
             depth = min(step, K - p)
             left, before = 0, across * top // ROWS
+            # A^T far down is worth a copy, if enough strips are to use it: its numbers lie a page apart.
+            scattered = a_row == 1 and a_k > 1 and depth > SHALLOW and across > SHALLOW // lanes
+            gathered = False
             while left < N:
                 right = min(N, lead if left < lead else left + VECTORS * lanes)
                 vectors, width = -(-(right - left) // lanes), right - left
@@ -133,12 +150,18 @@ def compute(
                     continue
                 source, at, apart = b, p * b_row + start, b_row
                 if turned:
-                    source, at, apart = panels, part * panel_size(lanes), VECTORS * lanes
-                    pack(b, start * b_row + p, b_row, panels, at, depth, width)
+                    source, at, apart = room, mine, VECTORS * lanes
+                    pack(b, start * b_row + p, b_row, room, mine, depth, width)
+                if scattered and not gathered:
+                    gather(a, top + p * a_k, a_k, room, mine, bottom - top, depth)
+                    gathered = True
                 for i in range(rows[0], rows[1], ROWS):
-                    a_at, c_at, live = i * a_row + p * a_k, i * c_row + start, min(ROWS, rows[1] - i)
+                    left_, a_at, row, term = a, i * a_row + p * a_k, a_row, a_k
+                    if scattered:
+                        left_, a_at, row, term = room, mine + (i - top) * depth, 1, ROWS
+                    c_at, live = i * c_row + start, min(ROWS, rows[1] - i)
                     if depth > 0:
-                        tile(a, a_at, a_row, a_k, source, at, apart, c, c_at, c_row, depth, p, live, width)
+                        tile(left_, a_at, row, term, source, at, apart, c, c_at, c_row, depth, p, live, width)
                     else:  # a sum of no terms
                         for j in range(i, i + live):
                             c[j * c_row + start : j * c_row + right] = 0
@@ -153,44 +176,44 @@ def compute(
 def product(a: Array, b: Array, out: Array, bias: Array | None = None, act: int = IDENTITY) -> Array:
     """out = a b or, with a bias, act(a b + bias).  a (M,K), b (K,N), bias (N,) -> (M,N)."""
     (a, a_row), (b, b_row), (M, K), N = flat(a), flat(b), a.shape, b.shape[1]
-    return _compute((a, a_row, 1), (b, b_row), NONE[out.dtype], out, (M, N, K), bias, act)
+    return _compute((a, a_row, 1), (b, b_row, False), out, (M, N, K), bias, act)
 
 
 def product_tn(a: Array, b: Array, out: Array) -> Array:
     """out = a^T b.  a (K,M), b (K,N) -> (M,N)."""
     (a, a_row), (b, b_row), (K, M), N = flat(a), flat(b), a.shape, b.shape[1]
-    return _compute((a, 1, a_row), (b, b_row), NONE[out.dtype], out, (M, N, K))
+    return _compute((a, 1, a_row), (b, b_row, False), out, (M, N, K))
 
 
 def product_nt(a: Array, b: Array, out: Array) -> Array:
     """out = a b^T.  a (M,K), b (N,K) -> (M,N)."""
     (a, a_row), (b, b_row), (M, K), N = flat(a), flat(b), a.shape, len(b)
-    return _compute((a, a_row, 1), (b, b_row), panels(out.dtype), out, (M, N, K))
+    return _compute((a, a_row, 1), (b, b_row, True), out, (M, N, K))
 
 
 @cache
-def panels(dtype: np.dtype[Any]) -> Array:
-    """A panel for each thread there may be.
+def room(dtype: np.dtype[Any]) -> Array:
+    """What the threads there may be pack into, half a megabyte each.
 
     One for all: no two kernels are under way at once, see compiling.parallel.
     """
-    return np.empty(max_threads() * DEPTH * VECTORS * (BITS // 8 // dtype.itemsize), dtype)
+    return np.empty(max_threads() * BLOCK * DEPTH, dtype)
 
 
 def _compute(
     a: tuple[Array, int, int],
-    b: tuple[Array, int],
-    room: Array,
+    b: tuple[Array, int, bool],
     out: Array,
     sizes: tuple[int, int, int],
     bias: Array | None = None,
     act: int = IDENTITY,
 ) -> Array:
     if not in_rows(out):
-        out[...] = _compute(a, b, room, np.empty_like(out, order="C"), sizes, bias, act)
+        out[...] = _compute(a, b, np.empty_like(out, order="C"), sizes, bias, act)
         return out
     (M, N, K), (c, c_row) = sizes, flat(out)
-    compute(parts(M * N * K), *a, *b, room, c, c_row, M, N, K, NONE[out.dtype] if bias is None else bias, act)
+    bias = NONE[out.dtype] if bias is None else bias
+    compute(parts(M * N * K), *a, *b, room(out.dtype), c, c_row, M, N, K, bias, act)
     return out
 
 
