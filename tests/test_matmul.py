@@ -97,17 +97,19 @@ def around(*marks):
 
 @st.composite
 def sizes(draw, dtype):
-    """M, N, K: none, one, around the edges of tiles and strips, and one of the three around a larger cut."""
+    """M, N, K: none, one, around the edges of tiles and strips, and some of them around a larger cut."""
     lanes = tiles.BITS // 8 // np.dtype(dtype).itemsize
     one_of = st.sampled_from
     M = one_of(around(1, tiles.ROWS // 2, tiles.ROWS, 2 * tiles.ROWS))
     N = one_of(around(1, lanes, tiles.VECTORS * lanes, 2 * tiles.VECTORS * lanes))
     K = one_of(around(1, lanes, 40))
-    cut = draw(one_of("MK  "))
+    cut = draw(one_of("MKN  "))
     if cut == "M":
         M = one_of(around(matmul.BLOCK, 2 * matmul.BLOCK))
     elif cut == "K":
         K = one_of(around(matmul.DEPTH // 4, matmul.DEPTH, 2 * matmul.DEPTH))
+    elif cut == "N":  # and deep, so that A^T is copied
+        N, K = one_of((matmul.SHALLOW + lanes, 200)), one_of(around(matmul.SHALLOW + 1, matmul.DEPTH))
     return draw(M), draw(N), draw(K)
 
 
@@ -261,7 +263,7 @@ def test_bias_and_activation_are_those_of_a_pass_of_its_own(dtype, name):
 
 # ── Bits ─────────────────────────────────────────────────────────────────────────────────────────────────────────
 
-SHAPES = ((1, 300, 20), (300, 1, 20), (5, 130, 7), (70, 101, 530), (265, 33, 40), (3, 5, 0))
+SHAPES = ((1, 300, 20), (300, 1, 20), (5, 130, 7), (70, 101, 530), (265, 33, 40), (265, 150, 530), (3, 5, 0))
 
 
 def products(dtype):
@@ -279,9 +281,9 @@ def products(dtype):
 
 def cut_into(monkeypatch, count):
     """Share all work out in so many parts, whatever threads there are."""
-    room = {np.dtype(d): np.full(count * matmul.DEPTH * tiles.VECTORS * tiles.BITS // 8, np.nan, d) for d in DTYPES}
+    room = {np.dtype(d): np.full(count * matmul.BLOCK * matmul.DEPTH, np.nan, d) for d in DTYPES}
     monkeypatch.setattr(matmul, "parts", lambda work: count)
-    monkeypatch.setattr(matmul, "panels", lambda dtype: room[dtype])
+    monkeypatch.setattr(matmul, "room", lambda dtype: room[dtype])
 
 
 @FLOATS
@@ -299,13 +301,13 @@ def test_bits_do_not_depend_on_the_parts(dtype, count, monkeypatch):
 def test_bits_do_not_depend_on_the_other_rows_and_columns(kind, dtype):
     """Nor on where they lie: the columns are cut elsewhere then, rows of a page's length are cut more often."""
     rng = np.random.default_rng(8)
-    a, b = rng.standard_normal((21, 600)).astype(dtype), rng.standard_normal((600, 110)).astype(dtype)
-    every = call(kind, a, b, np.empty((21, 110), dtype))
+    a, b = rng.standard_normal((21, 600)).astype(dtype), rng.standard_normal((600, 170)).astype(dtype)
+    every = call(kind, a, b, np.empty((21, 170), dtype))
     for rows in (slice(0, 1), slice(0, 9), slice(20, 21), slice(5, 16)):
-        for columns in (slice(0, 1), slice(3, 70), slice(109, 110)):
+        for columns in (slice(0, 1), slice(3, 70), slice(169, 170)):
             part = every[rows, columns]
             assert same(call(kind, a[rows], b[:, columns], np.empty_like(part, order="C")), part.copy())
-    gap = page_gap(110, np.dtype(dtype).itemsize)
+    gap = page_gap(170, np.dtype(dtype).itemsize)
     for offset, between in ((0, 2), (3, 2), (0, gap), (5, gap)):
         assert same(call(kind, a, place(b, offset, between)[0], np.empty_like(every)), every)
 
@@ -354,6 +356,7 @@ def small_core():
                     check(kind, dtype, M, N, lanes + 3, rng, (1, 2), (int(rng.integers(16)), 0), (3, 1))
             check(kind, dtype, matmul.BLOCK + 1, 5, 2, rng)
             check(kind, dtype, 3, 2 * lanes + 5, matmul.DEPTH + 1, rng)
+            check(kind, dtype, tiles.ROWS + 3, matmul.SHALLOW + lanes + 1, matmul.SHALLOW + 1, rng)
         check("product", dtype, tiles.ROWS + 3, 70, 9, rng, act=reference.RELU)
     if sys.platform == "linux" and not UNCOMPILED:
         guarded_products()
@@ -423,7 +426,7 @@ def test_a_tile_is_as_defined(dtype):
 class Guarded:
     """Memory between two pages that nobody may touch: who does is killed."""
 
-    def __init__(self, pages=4):
+    def __init__(self, pages=64):
         import ctypes
 
         self.page = mmap.PAGESIZE
@@ -504,6 +507,13 @@ def wrong_square(a, a_at, a_row, out, out_at, out_row, live, width):
     out[out_at + i * out_row + j] = a[a_at + i * a_row + j]  # as it is
 
 
+def wrong_gather(a, a_at, a_k, block, block_at, rows, depth):
+    live = min(tiles.ROWS, rows)  # the first tile alone
+    block[block_at + np.arange(live) + tiles.ROWS * np.arange(depth)[:, None]] = a[
+        a_at + np.arange(live) + a_k * np.arange(depth)[:, None]
+    ]
+
+
 def untouched(*arguments):
     """Does nothing."""
 
@@ -515,6 +525,7 @@ MUTATIONS = {
     "a row too few": ("tile", wrong_tile(live=lambda live: max(1, live - 1))),
     "b a number further on": ("tile", wrong_tile(b_at=lambda at: at - 1)),
     "a square not transposed": ("transpose_square", wrong_square),
+    "a deep transpose copied in part": ("gather", wrong_gather),
     "no bias": ("activate", untouched),
     "a part of the work not done": ("parts_done", lambda parts: parts - 1),
 }
