@@ -10,7 +10,8 @@ float64. A NaN stays visible: comparisons are written so that it falls on the si
 What a loop needs to be turned into vector instructions:
 
 * An index that cannot be negative, as far as the compiler knows: inner loops run from 0, over a slice where need be.
-* Numbers of one width: a sum over D is kept in float64, but CHUNK terms at a time are summed in their own precision.
+* Numbers of one width: a sum over D is kept in float64, but where a term takes an exponential, CHUNK terms at a time
+  are summed in their own precision.
 * Leave to reorder a sum, SUM; the functions of elementary.py that are called in it keep flags of their own.
 """
 
@@ -116,19 +117,14 @@ def log_ratio_backward(part: int, parts: int, drate: Array, z: Array, dz: Array,
 @parallel(SUM)
 def squared_distance(part: int, parts: int, y: Array, target: Array, out: Array) -> None:
     """Fill out (B,K), wide, with sum_d (target_bd - y_bkd)^2."""
-    zero = y.dtype.type(0)
     B, K, D = y.shape
     first, last = share(part, parts, B, 1)
     for b in range(first, last):
         for k in range(K):
             total = np.float64(0)
-            for start in range(0, D, CHUNK):
-                t, y_ = target[b, start : start + CHUNK], y[b, k, start : start + CHUNK]
-                some = zero
-                for d in range(t.size):
-                    r = t[d] - y_[d]
-                    some += r * r
-                total += np.float64(some)
+            for d in range(D):
+                r = target[b, d] - y[b, k, d]
+                total += np.float64(r * r)
             out[b, k] = total
 
 
