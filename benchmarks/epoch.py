@@ -11,6 +11,7 @@ import npvae as nv
 from benchmarks.contest import Arrays, Cell, Pace, Record, compete
 from benchmarks.options import Options
 from benchmarks.peers import OURS, PEERS, peer_module
+from benchmarks.peers.ours import restart
 from benchmarks.problem import BETA1, BETA2, EPSILON, LR, Problem
 from benchmarks.results import Result, result
 from benchmarks.workers import Worker, close_all
@@ -68,10 +69,7 @@ class Ours:
         self.notes: dict[str, Any] = {}
 
     def reset(self) -> None:
-        self.ws.theta[:] = self.initial
-        for vector in self.optimizer.state.values():
-            vector[:] = 0
-        self.optimizer.steps = 0
+        restart(self.optimizer, self.initial)
 
     def run(self, times: int) -> None:
         for epoch in range(times):

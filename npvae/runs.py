@@ -24,7 +24,7 @@ from npvae import datasets, noise
 from npvae.checkpoint import load_tensors, write_atomically
 from npvae.datasets import Dataset, Origin
 from npvae.errors import InputError, check_choice, check_memory, check_real, check_whole
-from npvae.flat import Array, sizes
+from npvae.flat import Array, sizes, zeros
 from npvae.models import describe, make_model
 from npvae.noise import Purpose, stream
 from npvae.ops import BACKENDS, default_backend
@@ -306,7 +306,7 @@ def read_config(folder: Path) -> Run:
         if math.prod(shape) != model.data or not isinstance(digest, str):
             raise InputError(f"shape {shape} is not that of {model.data} pixels, or the digest is no text")
         data = {"origin": None if origin is None else Origin(**origin)._asdict(), "shape": shape, "digest": digest}
-        theta = np.zeros(sizes(model.params())[0], settings.dtype)
+        theta = zeros(sizes(model.params())[0], settings.dtype)
     except (ValueError, TypeError, KeyError, AttributeError, RecursionError, MemoryError) as error:
         raise InputError(f"{path} is not a configuration that npvae wrote: {error!r}") from error
     return Run(model, settings, data, theta, folder)

@@ -21,10 +21,7 @@ class Ours:
         self.notes: dict[str, Any] = {}
 
     def reset(self) -> None:
-        self.ws.theta[:] = self.initial
-        for vector in self.optimizer.state.values():
-            vector[:] = 0
-        self.optimizer.steps = 0
+        restart(self.optimizer, self.initial)
 
     def run(self, times: int) -> None:
         ws, optimizer, x, eps = self.ws, self.optimizer, self.x, self.eps
@@ -43,6 +40,14 @@ class Ours:
 
     def answer(self) -> Arrays:
         return answer(self)
+
+
+def restart(optimizer: nv.Adam, theta: Array) -> None:
+    """Go back to these parameters, with nothing remembered of any step."""
+    optimizer.ws.theta[:] = theta
+    for vector in optimizer.state.values():
+        vector[:] = 0
+    optimizer.steps = 0
 
 
 def make(name: str, problem: Problem, given: Arrays, tune: bool, dtype: str = "float32") -> Ours:

@@ -24,6 +24,10 @@ import numpy.typing as npt
 from npvae.ops import activation, kernels
 from npvae.ops.matmul import product, product_nt, product_tn
 from npvae.ops.reference import IDENTITY, LOG_2PI
+
+# Scratch holds what it holds there.
+from npvae.ops.reference import dense_scratch as dense_scratch
+from npvae.ops.reference import tied_scratch as tied_scratch
 from npvae.ops.threads import parts
 
 Array = npt.NDArray[Any]
@@ -59,11 +63,6 @@ def dense_backward(
     return dx, dW, db
 
 
-def dense_scratch(rows: int, fan_in: int, fan_out: int) -> int:
-    """How many numbers of scratch `dense_backward` wants: here da."""
-    return rows * fan_out
-
-
 # ── Tied linear layers ───────────────────────────────────────────────────────────────────────────────────────────
 
 
@@ -89,11 +88,6 @@ def tied_backward(
     product_tn(x, dz, dW)
     dW += decoder
     return dz, dW
-
-
-def tied_scratch(data: int, latent: int) -> int:
-    """How many numbers of scratch `tied_backward` wants: here the decoder's share of dW."""
-    return data * latent
 
 
 # ── Linear autoencoder ───────────────────────────────────────────────────────────────────────────────────────────
@@ -165,7 +159,7 @@ def log_ratio_backward(
 
 
 def bernoulli_forward(logits: Array, target: Array, out: Array | None = None) -> Array:
-    """See reference; summed in float64."""
+    """See reference; summed in float64, but for a chunk of terms at a time."""
     log_px = np.empty(logits.shape[:-1]) if out is None else out
     kernels.bernoulli(parts(EXPONENTIAL * logits.size), logits, target, log_px)
     return log_px
@@ -229,7 +223,7 @@ def _to_density(S: Array, D: int, logvar: float) -> Array:
 
 
 def gaussian_pixel_forward(pixels: Array, target: Array, out: Array | None = None) -> Array:
-    """See reference; summed in float64."""
+    """See reference; summed in float64, but for a chunk of terms at a time."""
     log_px = np.empty(pixels.shape[:-1]) if out is None else out
     kernels.gaussian_pixel(parts(EXPONENTIAL * pixels.size), pixels, target, log_px)
     return log_px
