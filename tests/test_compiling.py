@@ -62,7 +62,7 @@ from npvae.ops import compiling, threads
 from npvae.ops.activation import activate_backward
 from npvae.ops.reference import LEAKY_RELU
 one, y, da = np.ones((1, 1)), -np.ones((1, 1)), np.empty((1, 1))
-activate_backward(1, one, y, LEAKY_RELU, da, np.empty(1))
+activate_backward(1, one, y, LEAKY_RELU, da)
 print(da[0, 0], *compiling.census()[:2])
 """
 

@@ -4,7 +4,7 @@ from typing import Any
 
 import numpy.typing as npt
 
-from npvae.ops.compiling import CAREFUL, LINE, ROUNDED, kernel, parallel, share
+from npvae.ops.compiling import CAREFUL, ROUNDED, kernel, parallel, share
 from npvae.ops.elementary import expm1, sigmoid, softplus, tanh
 from npvae.ops.reference import ELU, LEAK, LEAKY_RELU, RELU, SIGMOID, SOFTPLUS, TANH
 
@@ -40,31 +40,27 @@ def activate(y: Array, y_row: int, top: int, bottom: int, left: int, right: int,
 
 
 @parallel(ROUNDED)
-def activate_backward(part: int, parts: int, dy: Array, y: Array, act: int, da: Array, db: Array) -> None:
-    """Fill da (N,H) with dy act' and db (H,) with sum_n da, by columns. Under IDENTITY da is dy, not written."""
+def activate_backward(part: int, parts: int, dy: Array, y: Array, act: int, da: Array) -> None:
+    """Fill da (N,H) with dy act', by rows: columns would have two threads write to one page."""
     zero, one, leak = y.dtype.type(0), y.dtype.type(1), y.dtype.type(LEAK)
-    first, last = share(part, parts, y.shape[1], LINE)
-    sums = db[first:last]
-    sums[:] = zero
-    for n in range(y.shape[0]):
-        dy_n, y_n, da_n = dy[n, first:last], y[n, first:last], da[n, first:last]
+    first, last = share(part, parts, len(y), 1)
+    for n in range(first, last):
+        dy_n, y_n, da_n = dy[n], y[n], da[n]
         if act == RELU:
-            for j in range(sums.size):
+            for j in range(y_n.size):
                 da_n[j] = zero if y_n[j] <= 0 else dy_n[j]
         elif act == LEAKY_RELU:
-            for j in range(sums.size):
+            for j in range(y_n.size):
                 da_n[j] = leak * dy_n[j] if y_n[j] <= 0 else dy_n[j]
         elif act == TANH:
-            for j in range(sums.size):
+            for j in range(y_n.size):
                 da_n[j] = (one - y_n[j] * y_n[j]) * dy_n[j]
         elif act == SIGMOID:
-            for j in range(sums.size):
+            for j in range(y_n.size):
                 da_n[j] = (one - y_n[j]) * y_n[j] * dy_n[j]
         elif act == SOFTPLUS:
-            for j in range(sums.size):
+            for j in range(y_n.size):
                 da_n[j] = -expm1(-y_n[j]) * dy_n[j]
         elif act == ELU:
-            for j in range(sums.size):
+            for j in range(y_n.size):
                 da_n[j] = (y_n[j] + one) * dy_n[j] if y_n[j] <= 0 else dy_n[j]
-        for j in range(sums.size):
-            sums[j] += da_n[j]

@@ -52,14 +52,16 @@ def dense_backward(
     out: tuple[Array | None, Array, Array] | None = None,
     scratch: Array | None = None,
 ) -> tuple[Array | None, Array, Array]:
-    """See reference; da and db are one pass over dy."""
+    """See reference; db is summed where dW reads da."""
     dx, dW, db = out or (np.empty_like(x), np.empty_like(W), np.empty_like(W, shape=W.shape[1]))
     scratch = np.empty(dy.size, dy.dtype) if scratch is None else scratch
-    da = dy if act == IDENTITY else scratch[: dy.size].reshape(dy.shape)
-    activation.activate_backward(parts(PASS * dy.size), dy, y, act, da, db)
+    da = dy
+    if act != IDENTITY:
+        da = scratch[: dy.size].reshape(dy.shape)
+        activation.activate_backward(parts(PASS * dy.size), dy, y, act, da)
     if dx is not None:
         product_nt(da, W, dx)
-    product_tn(x, da, dW)
+    product_tn(x, da, dW, sums=db)
     return dx, dW, db
 
 

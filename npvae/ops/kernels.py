@@ -73,14 +73,16 @@ def gaussian_kl(part: int, parts: int, stats: Array, rate: Array) -> None:
 @parallel(CAREFUL)
 def gaussian_kl_backward(part: int, parts: int, drate: Array, stats: Array, dstats: Array) -> None:
     """Fill dstats (B,1,2Z) with drate [mu | (sigma^2 - 1)/2], drate wide."""
-    number = stats.dtype.type
+    number, half = stats.dtype.type, stats.dtype.type(0.5)
     B, _, Z = drate.shape
     first, last = share(part, parts, B, 1)
     for b in range(first, last):
+        seed, mu, logvar = drate[b, 0], stats[b, 0, :Z], stats[b, 0, Z:]
+        dmu, dlogvar = dstats[b, 0, :Z], dstats[b, 0, Z:]
         for j in range(Z):
-            seed = number(drate[b, 0, j])
-            dstats[b, 0, j] = seed * stats[b, 0, j]
-            dstats[b, 0, Z + j] = seed * (number(0.5) * expm1(stats[b, 0, Z + j]))
+            dmu[j] = number(seed[j]) * mu[j]
+        for j in range(Z):
+            dlogvar[j] = number(seed[j]) * (half * expm1(logvar[j]))
 
 
 @parallel(ROUNDED)
@@ -225,6 +227,15 @@ def gaussian_pixel_backward(
 
 
 @kernel(SUM)
+def sum_of(a: Array) -> Any:
+    """The sum of all of a's numbers."""
+    total = np.float64(0)
+    for number in a.flat:
+        total += number
+    return total
+
+
+@kernel(SUM)
 def mean_rate(rate: Array, j: int) -> Any:
     """The mean of rate (B,R,Z) in latent j."""
     total = np.float64(0)
@@ -237,13 +248,13 @@ def mean_rate(rate: Array, j: int) -> Any:
 @kernel(CAREFUL)
 def elbo(log_px: Array, rate: Array, beta: float, free_bits: float) -> Any:
     """-mean log_px + beta sum_j max(free_bits, mean rate_j), without a clamp where free_bits is 0."""
-    total, rates = np.float64(0), np.float64(0)
-    for b in range(log_px.shape[0]):
-        for k in range(log_px.shape[1]):
-            total += log_px[b, k]
-    for j in range(rate.shape[2]):
-        mean = mean_rate(rate, j)
-        rates += free_bits if free_bits > 0 and mean < free_bits else mean
+    total, rates = sum_of(log_px), np.float64(0)
+    if free_bits > 0:
+        for j in range(rate.shape[2]):
+            mean = mean_rate(rate, j)
+            rates += free_bits if mean < free_bits else mean
+    else:
+        rates = sum_of(rate) / (rate.shape[0] * rate.shape[1])
     return beta * rates - total / log_px.size
 
 
@@ -252,11 +263,11 @@ def elbo_backward(dloss: float, rate: Array, beta: float, free_bits: float, dlog
     """Fill dlog_px (B,K) with -dloss/BK and drate (B,R,Z) with dloss beta/BR, or 0 where it is clamped."""
     B, R, Z = rate.shape
     dlog_px[:] = -dloss / dlog_px.size
-    for j in range(Z):
-        clamped = free_bits > 0 and mean_rate(rate, j) < free_bits
-        for b in range(B):
-            for r in range(R):
-                drate[b, r, j] = 0.0 if clamped else dloss * beta / (B * R)
+    drate[:] = dloss * beta / (B * R)
+    if free_bits > 0:
+        for j in range(Z):
+            if mean_rate(rate, j) < free_bits:
+                drate[:, :, j] = 0.0
 
 
 @parallel(SUM)

@@ -52,6 +52,7 @@ BLOCK = 32 * ROWS  # rows of A that strip after strip passes by: of 512 terms th
 SHALLOW = 128  # terms, or columns, for which copying A^T does not pay
 
 NONE = {np.dtype(kind): np.empty(0, kind) for kind in ("float32", "float64")}
+ONE = {kind: np.ones(1, kind) for kind in NONE}
 
 # ── The product ──────────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -114,13 +115,16 @@ def compute(
     K: int,
     bias: Array,
     act: int,
+    one: Array,
+    sums: Array,
 ) -> None:
     """Compute this part of C (M,N) = A B or, if it is `turned`, of A B^T; all arrays are flat.
 
     From a row of A to the next it is a_row numbers, from a column to the next a_k; rows of B and C are contiguous.
     `room` is for BLOCK * DEPTH numbers that each part packs.
-    With a bias (N,) the result is act(A B + bias), applied to each strip while it is in the cache; a bias of no numbers
-    stands for none.
+    Two things are done to a strip while it is in the cache. With a bias (N,) the result is act(A B + bias); and `sums`
+    (N,) are filled with the sum of B's rows, by whoever has the strip's first tile. Arrays of no numbers stand for none;
+    `one` holds a 1.
     """
     lanes, mine = lanes_of(c), part * BLOCK * DEPTH
     step = DEPTH if turned else depth_of(c, b_row)
@@ -167,6 +171,8 @@ def compute(
                             c[j * c_row + start : j * c_row + right] = 0
                 if bias.size and p + step >= K:
                     activate(c, c_row, *rows, start, right, bias, act)
+                if sums.size and rows[0] == 0 and depth > 0:  # a row of ones times B
+                    tile(one, 0, 0, 0, source, at, apart, sums, start, 0, depth, p, 1, width)
 
 
 # ── The three products of a dense layer ──────────────────────────────────────────────────────────────────────────
@@ -179,10 +185,12 @@ def product(a: Array, b: Array, out: Array, bias: Array | None = None, act: int 
     return _compute((a, a_row, 1), (b, b_row, False), out, (M, N, K), bias, act)
 
 
-def product_tn(a: Array, b: Array, out: Array) -> Array:
-    """out = a^T b.  a (K,M), b (K,N) -> (M,N)."""
+def product_tn(a: Array, b: Array, out: Array, sums: Array | None = None) -> Array:
+    """out = a^T b and, if wanted, sums = the sum of b's rows.  a (K,M), b (K,N) -> (M,N), (N,)."""
+    if sums is not None and a.size == 0:  # there is no tile
+        np.sum(b, axis=0, out=sums)
     (a, a_row), (b, b_row), (K, M), N = flat(a), flat(b), a.shape, b.shape[1]
-    return _compute((a, 1, a_row), (b, b_row, False), out, (M, N, K))
+    return _compute((a, 1, a_row), (b, b_row, False), out, (M, N, K), sums=sums)
 
 
 def product_nt(a: Array, b: Array, out: Array) -> Array:
@@ -207,13 +215,14 @@ def _compute(
     sizes: tuple[int, int, int],
     bias: Array | None = None,
     act: int = IDENTITY,
+    sums: Array | None = None,
 ) -> Array:
     if not in_rows(out):
-        out[...] = _compute(a, b, np.empty_like(out, order="C"), sizes, bias, act)
+        out[...] = _compute(a, b, np.empty_like(out, order="C"), sizes, bias, act, sums)
         return out
-    (M, N, K), (c, c_row) = sizes, flat(out)
-    bias = NONE[out.dtype] if bias is None else bias
-    compute(parts(M * N * K), *a, *b, room(out.dtype), c, c_row, M, N, K, bias, act)
+    (M, N, K), (c, c_row), none = sizes, flat(out), NONE[out.dtype]
+    bias, sums = none if bias is None else bias, none if sums is None else sums
+    compute(parts(M * N * K), *a, *b, room(out.dtype), c, c_row, M, N, K, bias, act, ONE[out.dtype], sums)
     return out
 
 

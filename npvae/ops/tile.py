@@ -28,13 +28,13 @@ INT, LANE = ir.IntType(64), ir.IntType(32)
 
 
 class Builder:
-    """LLVM's instructions on vectors of one dtype, as a tile needs them."""
+    """LLVM's instructions on vectors of one dtype and so many bits, as a tile needs them."""
 
-    def __init__(self, context: Any, build: Any, array: Any) -> None:
+    def __init__(self, context: Any, build: Any, array: Any, bits: int = BITS) -> None:
         self.context, self.build = context, build
         self.number = context.get_data_type(array.dtype)
         self.bytes = array.dtype.bitwidth // 8
-        self.lanes = BITS // 8 // self.bytes
+        self.lanes = bits // 8 // self.bytes
         self.vector = ir.VectorType(self.number, self.lanes)
         self.bits = ir.VectorType(ir.IntType(1), self.lanes)
         self.places = ir.VectorType(LANE, self.lanes)
@@ -50,29 +50,29 @@ class Builder:
         """The address of array[offset]."""
         return self.build.gep(self.context.make_array(array)(self.context, self.build, value).data, [offset])
 
-    def vector_at(self, base: Any, j: int) -> Any:
-        """The address of the j-th vector from base."""
-        return self.build.bitcast(self.build.gep(base, [INT(j * self.lanes)]), self.vector.as_pointer())
+    def vector_at(self, base: Any, offset: int) -> Any:
+        """The address of the vector that begins so many numbers after base."""
+        return self.build.bitcast(self.build.gep(base, [INT(offset)]), self.vector.as_pointer())
 
-    def load(self, base: Any, j: int, mask: Any = None) -> Any:
-        """The j-th vector from base, 0 in the lanes that are masked out and not read."""
+    def load(self, base: Any, offset: int, mask: Any = None) -> Any:
+        """That vector, 0 in the lanes that are masked out and not read."""
         if mask is None:
-            value = self.build.load(self.vector_at(base, j))
+            value = self.build.load(self.vector_at(base, offset))
             value.align = self.bytes
             return value
         pointer = self.vector.as_pointer()
         load = self.function("masked.load", self.vector, [pointer, LANE, self.bits, self.vector])
-        return load(self.vector_at(base, j), LANE(self.bytes), mask, self.zero)
+        return load(self.vector_at(base, offset), LANE(self.bytes), mask, self.zero)
 
-    def store(self, value: Any, base: Any, j: int, mask: Any = None) -> None:
-        """Write the j-th vector from base, but for the lanes that are masked out."""
+    def store(self, value: Any, base: Any, offset: int, mask: Any = None) -> None:
+        """Write that vector, but for the lanes that are masked out."""
         if mask is None:
-            self.build.store(value, self.vector_at(base, j)).align = self.bytes
+            self.build.store(value, self.vector_at(base, offset)).align = self.bytes
         else:
             store = self.function(
                 "masked.store", ir.VoidType(), [self.vector, self.vector.as_pointer(), LANE, self.bits]
             )
-            store(value, self.vector_at(base, j), LANE(self.bytes), mask)
+            store(value, self.vector_at(base, offset), LANE(self.bytes), mask)
 
     def spread(self, number: Any, kind: Any) -> Any:
         """A number in every lane."""
@@ -104,7 +104,7 @@ def tile(  # type: ignore[no-untyped-def]
 
     def generate(context: Any, build: Any, signature: Any, values: Any) -> Any:
         v = dict(zip(NAMES, values, strict=True))
-        to = Builder(context, build, c)
+        to, half = Builder(context, build, c), Builder(context, build, c, BITS // 2)
         v |= {"a": to.at(a, v["a"], v["a_at"]), "b": to.at(b, v["b"], v["b_at"]), "c": to.at(c, v["c"], v["c_at"])}
         build.function.attributes.add("noinline")  # so much code is compiled once, not for each caller
         tall = build.icmp_signed(">", v["live"], INT(ROWS // 2))
@@ -113,27 +113,33 @@ def tile(  # type: ignore[no-untyped-def]
                 whole = build.icmp_signed("==", v["width"], INT(VECTORS * to.lanes))
                 with build.if_else(whole) as (then, otherwise):
                     with then:
-                        accumulate(to, v, rows, VECTORS, masked=False)
+                        accumulate(v, rows, [to] * VECTORS, masked=False)
                     with otherwise:
-                        for vectors in range(1, VECTORS + 1):
-                            above = build.icmp_signed(">", v["width"], INT((vectors - 1) * to.lanes))
-                            below = build.icmp_signed("<=", v["width"], INT(vectors * to.lanes))
+                        for columns in [[to] * n + [last] for n in range(VECTORS) for last in (half, to)]:
+                            reach = sum(vector.lanes for vector in columns)
+                            above = build.icmp_signed(">", v["width"], INT(reach - half.lanes))
+                            below = build.icmp_signed("<=", v["width"], INT(reach))
                             with build.if_then(build.and_(above, below)):
-                                accumulate(to, v, rows, vectors, masked=True)
+                                accumulate(v, rows, columns, masked=True)
         return context.get_dummy_value()
 
     given = (a, a_at, a_row, a_k, b, b_at, b_row, c, c_at, c_row, depth, resume, live, width)
     return types.void(*(kind if isinstance(kind, types.Array) else types.int64 for kind in given)), generate
 
 
-def accumulate(to: Builder, v: dict[str, Any], rows: int, vectors: int, masked: bool) -> None:
-    """Write the loop of a tile of so many rows and vectors; masked, its last vector ends with the matrix."""
+def accumulate(v: dict[str, Any], rows: int, columns: list[Builder], masked: bool) -> None:
+    """Write the loop of a tile of so many rows and these vectors; masked, the last of them ends with the matrix.
+
+    It may be half as wide as the others: some processors take half the time for it.
+    """
+    to = columns[0]
     build = to.build
-    multiply_add = to.function("fmuladd", to.vector, [to.vector] * 3)  # one instruction where the processor has it
-    grid = [(i, j) for i in range(rows) for j in range(vectors)]
-    mask: list[Any] = [None] * vectors
+    multiply_add = [each.function("fmuladd", each.vector, [each.vector] * 3) for each in columns]  # one instruction
+    start = [sum(each.lanes for each in columns[:j]) for j in range(len(columns))]
+    grid = [(i, j) for i in range(rows) for j in range(len(columns))]
+    mask: list[Any] = [None] * len(columns)
     if masked:
-        mask[-1] = to.first(build.sub(v["width"], INT((vectors - 1) * to.lanes)))
+        mask[-1] = columns[-1].first(build.sub(v["width"], INT(start[-1])))
     row = [to.least(INT(i), build.sub(v["live"], INT(1))) for i in range(rows)]
     a_rows = [build.gep(v["a"], [build.mul(i, v["a_row"])]) for i in row]
     c_rows = [build.gep(v["c"], [build.mul(i, v["c_row"])]) for i in row]
@@ -143,34 +149,34 @@ def accumulate(to: Builder, v: dict[str, Any], rows: int, vectors: int, masked: 
     build.cbranch(build.icmp_signed("!=", v["resume"], INT(0)), resumed, loop)
 
     build.position_at_end(resumed)
-    partial = {(i, j): to.load(c_rows[i], j, mask[j]) for i, j in grid}
+    partial = {(i, j): columns[j].load(c_rows[i], start[j], mask[j]) for i, j in grid}
     build.branch(loop)
 
     build.position_at_end(loop)
     k = build.phi(INT)
-    sums = {ij: build.phi(to.vector) for ij in grid}
+    sums = {(i, j): build.phi(columns[j].vector) for i, j in grid}
     b_k = build.gep(v["b"], [build.mul(k, v["b_row"])])
-    b_vectors = [to.load(b_k, j, mask[j]) for j in range(vectors)]
+    b_vectors = [each.load(b_k, at, live) for each, at, live in zip(columns, start, mask, strict=True)]
     a_k = build.mul(k, v["a_k"])
     added = {}
     for i in range(rows):
-        number = to.spread(build.load(build.gep(a_rows[i], [a_k])), to.vector)
-        for j in range(vectors):
-            added[i, j] = multiply_add(number, b_vectors[j], sums[i, j])
+        number = build.load(build.gep(a_rows[i], [a_k]))
+        for j, each in enumerate(columns):
+            added[i, j] = multiply_add[j](each.spread(number, each.vector), b_vectors[j], sums[i, j])
     k_next = build.add(k, INT(1))
     build.cbranch(build.icmp_signed("<", k_next, v["depth"]), loop, done)
 
     k.add_incoming(INT(0), entry)
     k.add_incoming(INT(0), resumed)
     k.add_incoming(k_next, loop)
-    for ij in grid:
-        sums[ij].add_incoming(to.zero, entry)
-        sums[ij].add_incoming(partial[ij], resumed)
-        sums[ij].add_incoming(added[ij], loop)
+    for i, j in grid:
+        sums[i, j].add_incoming(columns[j].zero, entry)
+        sums[i, j].add_incoming(partial[i, j], resumed)
+        sums[i, j].add_incoming(added[i, j], loop)
 
     build.position_at_end(done)
     for i, j in grid:
-        to.store(added[i, j], c_rows[i], j, mask[j])
+        columns[j].store(added[i, j], c_rows[i], start[j], mask[j])
 
 
 # ── The panel ────────────────────────────────────────────────────────────────────────────────────────────────────
