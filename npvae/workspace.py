@@ -126,13 +126,13 @@ class Workspace:
             raise InputError(f"eps must be (B, K, Z) = {eps_view.shape} of real numbers, got {_describe(eps)}")
 
         self.acts = acts  # what is refused above leaves the last forward as it was
-        x_view[:] = x
+        self.ops.copy(x, x_view)
         if target is None:
             target_view = x_view
         else:
-            target_view[:] = target
+            self.ops.copy(target, target_view)
         if eps is not None:
-            eps_view[:] = eps
+            self.ops.copy(eps, eps_view)
         elif eps_view is not None:
             noise.normal(self.rng, eps_view)
         self._inputs = Inputs(x_view, target_view, eps_view, beta)

@@ -8,6 +8,7 @@ import os
 import subprocess
 import sys
 import tracemalloc
+from contextlib import nullcontext
 from pathlib import Path
 
 import numpy as np
@@ -18,7 +19,7 @@ from numba import config
 from op_cases import CASES, Sizes, error, same
 from test_ops import check_contract, rng_of
 
-from npvae.ops import jit, reference
+from npvae.ops import jit, reference, threads
 
 EVERY = pytest.mark.parametrize("case", CASES, ids=str)
 FLOATS = pytest.mark.parametrize("dtype", (np.float32, np.float64), ids=("float32", "float64"))
@@ -213,3 +214,18 @@ def test_other_layouts_give_the_same(dtype):
     assert same(out.copy(), jit.bernoulli_backward(np.ones((2, 3)), logits.copy(order="C"), target))
     log_px = jit.bernoulli_forward(logits, target)
     assert error(log_px, jit.bernoulli_forward(logits.copy(order="C"), target)) <= np.finfo(dtype).eps
+
+
+@pytest.mark.parametrize("source", [np.float32, np.float64, bool, np.uint8])
+@pytest.mark.parametrize("count", [0, 1, 5, 1000])
+def test_copy(count, source):
+    """Shared out or not, of another dtype, read-only or with gaps: all of it, and nothing else is written."""
+    a = (rng_of("copy").random((count, 3)) * 9).astype(source)
+    shut = a.copy()
+    shut.flags.writeable = False
+    for given in (a, shut, np.repeat(a, 2, axis=1)[:, ::2]):
+        for shared in (nullcontext(), threads.cut_all()):
+            memory = np.full((count + 1, 3), np.nan, np.float32)
+            with shared:
+                jit.copy(given, memory[:count])
+            assert np.array_equal(memory[:count], a.astype(np.float32)) and np.isnan(memory[count]).all()

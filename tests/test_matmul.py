@@ -109,7 +109,8 @@ def sizes(draw, dtype):
     elif cut == "K":
         K = one_of(around(matmul.DEPTH // 4, matmul.DEPTH, 2 * matmul.DEPTH))
     elif cut == "N":  # and deep, so that A^T is copied
-        N, K = one_of((matmul.SHALLOW + lanes, 200)), one_of(around(matmul.SHALLOW + 1, matmul.DEPTH))
+        M = N = one_of(around(2 * matmul.SHALLOW, 2 * matmul.SHALLOW + lanes))
+        K = one_of(around(matmul.SHALLOW + 1, matmul.DEPTH))
     return draw(M), draw(N), draw(K)
 
 
@@ -125,7 +126,11 @@ def check(kind, dtype, M, N, K, rng, a_at=(0, 0), b_at=(0, 0), out_at=(0, 0), ac
     if act is not None:
         extra = place(bias, *b_at)[0][0], act
         expected = reference.dense_forward(expected, np.eye(N), bias[0].astype(np.float64), act)
+    sums = np.full(N, np.nan, dtype)
+    if kind == "product_tn":
+        extra = (sums,)
     assert getattr(matmul, kind)(a, b, out, *extra) is out
+    assert kind != "product_tn" or np.array_equal(sums, b.astype(np.float64).sum(axis=0).astype(dtype))
     assert np.array_equal(out, expected.astype(dtype)), (kind, M, N, K)
     assert (a_memory.tobytes(), b_memory.tobytes()) == before
     out[...] = np.nan
@@ -263,7 +268,7 @@ def test_bias_and_activation_are_those_of_a_pass_of_its_own(dtype, name):
 
 # ── Bits ─────────────────────────────────────────────────────────────────────────────────────────────────────────
 
-SHAPES = ((1, 300, 20), (300, 1, 20), (5, 130, 7), (70, 101, 530), (265, 33, 40), (265, 150, 530), (3, 5, 0))
+SHAPES = ((1, 300, 20), (300, 1, 20), (5, 130, 7), (70, 101, 530), (265, 33, 40), (265, 270, 530), (3, 5, 0))
 
 
 def products(dtype):
@@ -275,15 +280,18 @@ def products(dtype):
         bias = rng.standard_normal(N).astype(dtype)
         for kind in KINDS:
             results.append(call(kind, a, b, np.full((M, N), np.nan, dtype)))
+        results.append(np.full(N, np.nan, dtype))
+        matmul.product_tn(operands("product_tn", a, b)[0], b, np.empty((M, N), dtype), results[-1])
         results.append(matmul.product(a, b, np.full((M, N), np.nan, dtype), bias, reference.RELU))
     return results
 
 
 def cut_into(monkeypatch, count):
     """Share all work out in so many parts, whatever threads there are."""
-    room = {np.dtype(d): np.full(count * matmul.BLOCK * matmul.DEPTH, np.nan, d) for d in DTYPES}
+    room = {np.dtype(d): np.full(count * matmul.ROOM, np.nan, d) for d in DTYPES}
+    none_and_one = {dtype: matmul.memory(dtype)[:2] for dtype in room}
     monkeypatch.setattr(matmul, "parts", lambda work: count)
-    monkeypatch.setattr(matmul, "room", lambda dtype: room[dtype])
+    monkeypatch.setattr(matmul, "memory", lambda dtype: (*none_and_one[dtype], room[dtype]))
 
 
 @FLOATS
@@ -356,7 +364,8 @@ def small_core():
                     check(kind, dtype, M, N, lanes + 3, rng, (1, 2), (int(rng.integers(16)), 0), (3, 1))
             check(kind, dtype, matmul.BLOCK + 1, 5, 2, rng)
             check(kind, dtype, 3, 2 * lanes + 5, matmul.DEPTH + 1, rng)
-            check(kind, dtype, tiles.ROWS + 3, matmul.SHALLOW + lanes + 1, matmul.SHALLOW + 1, rng)
+            deep = 2 * matmul.SHALLOW + lanes + 1
+            check(kind, dtype, deep, deep, matmul.SHALLOW + 1, rng)
         check("product", dtype, tiles.ROWS + 3, 70, 9, rng, act=reference.RELU)
     if sys.platform == "linux" and not UNCOMPILED:
         guarded_products()

@@ -35,6 +35,17 @@ Array = npt.NDArray[Any]
 EXPONENTIAL = 32  # an exponential takes about as long as so many multiply-adds of a product,
 PASS = 16  # reading and writing a number as so many
 
+# ── Input ────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def copy(a: Array, out: Array) -> None:
+    """See reference; what can be copied as it lies is shared out."""
+    if a.dtype == out.dtype and a.flags.c_contiguous and a.flags.writeable:  # read-only arrays would compile anew
+        kernels.copy(parts(PASS * a.size), a.reshape(-1), out.reshape(-1))
+    else:
+        out[...] = a
+
+
 # ── Dense layer ──────────────────────────────────────────────────────────────────────────────────────────────────
 
 

@@ -28,6 +28,16 @@ Array = npt.NDArray[Any]
 
 CHUNK = 64  # terms of a density that are summed in its own precision
 
+# ── Input ────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+@parallel()
+def copy(part: int, parts: int, a: Array, out: Array) -> None:
+    """Fill out (n,) with a (n,)."""
+    first, last = share(part, parts, a.size, LINE)
+    out[first:last] = a[first:last]
+
+
 # ── The code ─────────────────────────────────────────────────────────────────────────────────────────────────────
 
 

@@ -38,7 +38,7 @@ import numpy as np
 import numpy.typing as npt
 
 from npvae.ops.activation import activate
-from npvae.ops.compiling import kernel, parallel
+from npvae.ops.compiling import kernel, parallel, share
 from npvae.ops.reference import IDENTITY
 from npvae.ops.threads import max_threads, parts
 from npvae.ops.tile import BITS, ROWS, VECTORS, tile, transpose_square
@@ -48,11 +48,10 @@ Array = npt.NDArray[Any]
 LINE = 64  # bytes of a cache line
 DEPTH = 512  # terms of a sum between two cuts: a strip of it, 512 x 48 float32, is 96 kB and stays in the second cache
 BLOCK = 32 * ROWS  # rows of A that strip after strip passes by: of 512 terms they are 512 kB
+ROOM = BLOCK * (DEPTH + 2)  # numbers that a thread may pack
 
-SHALLOW = 128  # terms, or columns, for which copying A^T does not pay
+SHALLOW = 128  # terms for which copying A^T does not pay; nor does it for twice as many rows or columns
 
-NONE = {np.dtype(kind): np.empty(0, kind) for kind in ("float32", "float64")}
-ONE = {kind: np.ones(1, kind) for kind in NONE}
 
 # ── The product ──────────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -84,16 +83,21 @@ def pack(b: Array, b_at: int, b_row: int, panel: Array, panel_at: int, depth: in
 
 @kernel(inline="always")
 def gather(a: Array, a_at: int, a_k: int, block: Array, block_at: int, rows: int, depth: int) -> None:
-    """Copy `rows` rows of A, which are columns in memory, so that what a tile reads in turn lies in turn."""
-    for i in range(0, rows, ROWS):
-        live, at = min(ROWS, rows - i), block_at + i * depth
-        for k in range(depth):
-            source, target = a[a_at + i + k * a_k :], block[at + k * ROWS :]
-            if live == ROWS:
+    """Copy `rows` rows of A, which are columns in memory, so that what a tile reads in turn lies in turn.
+
+    Memory is read as it lies. Between what two tiles read there is room for 2 ROWS numbers more: without it, all that
+    is written at once would fall into the same few places of a cache.
+    """
+    for k in range(depth):
+        line = a[a_at + k * a_k : a_at + k * a_k + rows]
+        for i in range(0, rows, ROWS):
+            source, at = line[i : i + ROWS], block_at + i * (depth + 2) + k * ROWS
+            target = block[at : at + ROWS]
+            if source.size == ROWS:
                 for r in range(ROWS):
                     target[r] = source[r]
             else:
-                for r in range(live):
+                for r in range(source.size):
                     target[r] = source[r]
 
 
@@ -121,26 +125,30 @@ def compute(
     """Compute this part of C (M,N) = A B or, if it is `turned`, of A B^T; all arrays are flat.
 
     From a row of A to the next it is a_row numbers, from a column to the next a_k; rows of B and C are contiguous.
-    `room` is for BLOCK * DEPTH numbers that each part packs.
+    `room` is for ROOM numbers that each part packs.
     Two things are done to a strip while it is in the cache. With a bias (N,) the result is act(A B + bias); and `sums`
     (N,) are filled with the sum of B's rows, by whoever has the strip's first tile. Arrays of no numbers stand for none;
     `one` holds a 1.
     """
-    lanes, mine = lanes_of(c), part * BLOCK * DEPTH
+    lanes, mine = lanes_of(c), part * ROOM
     step = DEPTH if turned else depth_of(c, b_row)
     # The first strip ends where a cache line begins, so that no vector of the others lies across two of them.
     lead: Any = -np.int64(b.ctypes.data) % LINE // c.itemsize if b_row * c.itemsize % LINE == 0 and not turned else 0
     across = -(-lead // lanes) - (lead - N) // lanes  # vectors in a row of C
     total = across * -(-M // ROWS)  # work, in tiles of one vector
     begin, end = part * total // parts, (part + 1) * total // parts
-    for top in range(0, M, BLOCK):
-        bottom = min(M, top + BLOCK)
+    upper, lower = 0, M
+    # A^T far down is worth a copy, if enough strips are to use it: its numbers lie a page apart. Then a part takes
+    # rows of C instead, all of their tiles, so that no two copy the same.
+    scattered = a_row == 1 and a_k > 1 and K > SHALLOW and min(M, N) > 2 * SHALLOW
+    if scattered:
+        begin, end, (upper, lower) = 0, total, share(part, parts, M, ROWS)
+    for top in range(upper, lower, BLOCK):
+        bottom = min(lower, top + BLOCK)
         tiles = -(-(bottom - top) // ROWS)
         for p in range(0, max(K, 1), step):
             depth = min(step, K - p)
             left, before = 0, across * top // ROWS
-            # A^T far down is worth a copy, if enough strips are to use it: its numbers lie a page apart.
-            scattered = a_row == 1 and a_k > 1 and depth > SHALLOW and across > SHALLOW // lanes
             gathered = False
             while left < N:
                 right = min(N, lead if left < lead else left + VECTORS * lanes)
@@ -162,7 +170,7 @@ def compute(
                 for i in range(rows[0], rows[1], ROWS):
                     left_, a_at, row, term = a, i * a_row + p * a_k, a_row, a_k
                     if scattered:
-                        left_, a_at, row, term = room, mine + (i - top) * depth, 1, ROWS
+                        left_, a_at, row, term = room, mine + (i - top) * (depth + 2), 1, ROWS
                     c_at, live = i * c_row + start, min(ROWS, rows[1] - i)
                     if depth > 0:
                         tile(left_, a_at, row, term, source, at, apart, c, c_at, c_row, depth, p, live, width)
@@ -200,12 +208,12 @@ def product_nt(a: Array, b: Array, out: Array) -> Array:
 
 
 @cache
-def room(dtype: np.dtype[Any]) -> Array:
-    """What the threads there may be pack into, half a megabyte each.
+def memory(dtype: np.dtype[Any]) -> tuple[Array, Array, Array]:
+    """No number, a 1, and what the threads there may be pack into, half a megabyte each.
 
     One for all: no two kernels are under way at once, see compiling.parallel.
     """
-    return np.empty(max_threads() * BLOCK * DEPTH, dtype)
+    return np.empty(0, dtype), np.ones(1, dtype), np.empty(max_threads() * ROOM, dtype)
 
 
 def _compute(
@@ -220,9 +228,9 @@ def _compute(
     if not in_rows(out):
         out[...] = _compute(a, b, np.empty_like(out, order="C"), sizes, bias, act, sums)
         return out
-    (M, N, K), (c, c_row), none = sizes, flat(out), NONE[out.dtype]
+    (M, N, K), (c, c_row), (none, one, room) = sizes, flat(out), memory(out.dtype)
     bias, sums = none if bias is None else bias, none if sums is None else sums
-    compute(parts(M * N * K), *a, *b, room(out.dtype), c, c_row, M, N, K, bias, act, ONE[out.dtype], sums)
+    compute(parts(M * N * K), *a, *b, room, c, c_row, M, N, K, bias, act, one, sums)
     return out
 
 

@@ -53,6 +53,11 @@ def halves(stats: Array) -> tuple[Array, Array]:
     return stats[..., :middle], stats[..., middle:]
 
 
+def copy(a: Array, out: Array) -> None:
+    """out = a, in out's dtype: how a batch comes into a workspace."""
+    out[...] = a
+
+
 # ── Dense layer ──────────────────────────────────────────────────────────────────────────────────────────────────
 
 
