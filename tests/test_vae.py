@@ -130,17 +130,23 @@ def trial(model, samples=1, rows=3, beta=0.7, denoise=True):
 
 
 def vae_trial(likelihood="bernoulli", bound="elbo", samples=1, activation="tanh", hidden=(4,), **others):
-    """`bound` is one of BOUNDS; free bits are put where some of the latents, or none, fall below them."""
+    """`bound` is one of BOUNDS."""
     model = VAE(5, hidden, 3, activation, LIKELIHOODS[likelihood], IWAE() if bound == "iwae" else ELBO())
-    drawn = trial(model, samples, **others)
-    if bound.startswith("free bits"):
-        ws = drawn.workspace()
-        ws.forward(*drawn.batch)
-        low, middle, _ = np.sort(ws.acts.rate.mean(axis=(0, 1)))
-        free_bits = (low + middle) / 2 if bound == "free bits that bind" else low / 2
-        assert low > 1e-3 and middle > 1.01 * low
-        drawn = drawn._replace(model=dataclasses.replace(model, bound=ELBO(free_bits)))
-    return drawn
+    return with_free_bits(trial(model, samples, **others), bound)
+
+
+def with_free_bits(drawn, bound):
+    """The trial, under BOUNDS' free bits put where some of the latents, at most half, or none fall below them."""
+    if not bound.startswith("free bits"):
+        return drawn
+    ws = drawn.workspace()
+    ws.forward(*drawn.batch)
+    rates = np.sort(ws.acts.rate.mean(axis=(0, 1)))
+    gap = np.diff(rates[: len(rates) // 2 + 1]).argmax()
+    low, high = rates[gap : gap + 2]
+    assert rates[0] > 1e-6 and high > 1.01 * low
+    free_bits = (low + high) / 2 if bound == "free bits that bind" else rates[0] / 2
+    return drawn._replace(model=dataclasses.replace(drawn.model, bound=ELBO(free_bits)))
 
 
 SWEEP = [(likelihood, bound, samples) for likelihood in LIKELIHOODS for bound in BOUNDS for samples in (1, 3)]
