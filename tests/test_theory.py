@@ -64,7 +64,7 @@ def test_codes_have_the_mean_and_the_variance_that_the_rate_counts(backend):
     ws.forward(drawn.batch.x)
     mu, logvar = np.split(ws.acts.stats[:, 0], 2, axis=-1)
     variance = np.exp(logvar)
-    assert np.abs(logvar).min() > 0.02  # sigma, sigma^2 and 1 are apart
+    assert np.median(np.abs(logvar)) > 0.1  # sigma, sigma^2 and 1 are apart
     m, v = ws.acts.z.mean(axis=1), ws.acts.z.var(axis=1)
     mean_error, variance_error = np.sqrt(variance / DRAWS), variance * np.sqrt(2 / DRAWS)
     assert (np.abs(m - mu) <= 4.5 * mean_error).all()

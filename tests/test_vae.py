@@ -95,7 +95,14 @@ def by_intermediate(ws, batch, name):
 
 
 def check_gradients(ws, batch, apart=("log_w",)):
-    """Every derivative that `ws` computes, but dacts of the names in `apart`: ops that write them also read them."""
+    """Every derivative that `ws` computes, but dacts of the names in `apart`: ops that write them also read them.
+
+    And that the pass which the oracle differentiates is that of `ws`.
+    """
+    oracle, loss = oracle_of(ws), ws.forward(*batch)
+    assert loss == pytest.approx(oracle.forward(*batch).real, rel=1e-13), "loss"
+    for (name, view), (_, expected) in zip(leaves(ws.acts), leaves(oracle.acts), strict=True):
+        assert error(view, expected.real) <= 1e-12, f"acts.{name}"
     fresh_gradients(ws, batch)
     exact = carve(ws.model.params(), by_parameters(ws, batch))
     for (name, gradient), (_, expected) in zip(leaves(ws.grads), leaves(exact), strict=True):
