@@ -16,6 +16,7 @@ import zipfile
 import zlib
 from pathlib import Path
 
+import matplotlib.image
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -618,6 +619,18 @@ def test_bad_pngs(content, words, tmp_path):
     png.read([write(tmp_path / "good.png", png_bytes(IMAGES[0]))])  # matplotlib is imported, and stays
     (tmp_path / "good.png").unlink()
     refused(write(tmp_path / "bad.png", content).parent, "bad.png" if "bomb" not in words else "", words)
+
+
+def test_pngs_that_are_not_as_large_as_they_say(tmp_path, monkeypatch):
+    save_png(tmp_path / "one.png", IMAGES[0])
+    image = matplotlib.image.imread(tmp_path / "one.png")
+    monkeypatch.setattr(matplotlib.image, "imread", lambda *_, **__: image[1:])
+    refused(tmp_path, "one.png is damaged", f"its header says {image.shape}")
+
+
+def test_images_that_do_not_fit_in_memory():
+    with pytest.raises(InputError, match=r"images\.npy does not fit in memory"), streams.reading("images.npy"):
+        raise MemoryError
 
 
 def test_folders_without_images(tmp_path):

@@ -28,7 +28,7 @@ SAMPLES = 3
 def trials():
     """Every question by its name."""
     drawn = {"linear": trial(LinearAutoencoder(5, 2))}
-    for activation in ACTIVATIONS:
+    for activation in ("tanh", "relu"):
         drawn[f"deep {activation}"] = trial(Autoencoder(5, (4, 3), 2, activation))
     for likelihood in LIKELIHOODS:
         for name, bound in BOUNDS.items():
