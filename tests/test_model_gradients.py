@@ -171,7 +171,7 @@ def test_directions_of_a_full_autoencoder(digits, model, steps):
 def test_a_share_that_is_wrong_by_a_millionth_is_caught(monkeypatch, digits, check, data, share):
     """On one entry of one tensor."""
     images = tiny_images() if data == 5 else digits
-    drawn = drawn_after(VAE(data, (HIDDEN if data == 784 else 4,), 3), images, 0)
+    drawn = drawn_after(VAE(data, (20 if data == 784 else 4,), 3), images, 0)
     check(drawn)
     backward = VAE.backward
 
