@@ -15,7 +15,7 @@ from test_ops import SIZES, check_jacobian, complex_step, names_of
 from test_vae import check_gradients, trial, vae_trial
 
 from npvae.autoencoder import Autoencoder, LinearAutoencoder
-from npvae.ops import jit, reference
+from npvae.ops import jit, reference, updates
 
 BACKENDS = pytest.mark.parametrize("ops", (reference, jit), ids=("reference", "jit"))
 FUNCTIONS = sorted(name for name in names_of(reference) if not name.endswith("_scratch"))
@@ -113,6 +113,11 @@ VALUES = [
     if getattr(test, "__name__", "").startswith("test_")
     for name in sorted(set(re.findall(r"ops\.(\w+)", inspect.getsource(test))) & set(FUNCTIONS))
 ]
+
+
+def test_no_update_is_left_out():
+    public = {name for name, value in vars(updates).items() if inspect.isfunction(value) and not name.startswith("_")}
+    assert public - set(FUNCTIONS) == {"blocks"}  # which the rules go through
 
 
 def test_every_function_is_named_by_a_test_of_values():
