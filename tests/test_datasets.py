@@ -837,6 +837,8 @@ def serve(monkeypatch):
             page = pages.get(self.path, 404)
             if isinstance(page, int):
                 self.send_error(page)
+            elif page is None:
+                self.wfile.write(b"this is not HTTP\r\n\r\n")
             else:
                 self.send_response(200)
                 self.end_headers()
@@ -896,6 +898,7 @@ GOOD = gzip.compress(WHOLE)
     [
         (404, "404"),
         (503, "503"),
+        (None, "breaks off"),
         (gzip.compress(idx.encode(IMAGES + 1)), "expected " + idx.digest(IMAGES)),
         (GOOD[: len(GOOD) // 2], "damaged"),
         (b"<html>not here</html>", "not an IDX file"),
