@@ -9,12 +9,12 @@ from typing import NamedTuple
 import numpy as np
 import pytest
 from numba import config
-from op_cases import Array
+from op_cases import Array, map_half
 from test_ops import rng_of
-from test_vae import BACKENDS, vae_trial
+from test_vae import BACKENDS, check_gradients, vae_trial
 
 import npvae as nv
-from npvae.optim import cosine
+from npvae.ops import reference
 
 DRAWS = 2_000 if config.DISABLE_JIT else 20_000  # per image
 BOTH = pytest.mark.parametrize("backend", BACKENDS)
@@ -234,7 +234,7 @@ def train_linear_vae(likelihood, latent):
     x, axes = images_of_spectrum(rng, n, VARIANCES, MEAN)
     model = nv.VAE(len(VARIANCES), (), latent, "identity", likelihood)
     ws = nv.Workspace(model, n, 2 * latent, "float64", "reference", seed=6)
-    optimizer, eps = nv.Adam(ws, lr=cosine(0.3, steps)), exact_noise(n, latent)
+    optimizer, eps = nv.Adam(ws, lr=nv.cosine(0.3, steps)), exact_noise(n, latent)
     for _ in range(steps):
         ws.forward(x, eps=eps)
         ws.backward()
@@ -293,3 +293,86 @@ def test_trained_linear_autoencoder_is_pca():
     assert sines.max() <= 1e-8
     np.testing.assert_allclose(W.T @ W, np.eye(2), atol=1e-8)
     assert loss == pytest.approx(VARIANCES[2:].sum(), rel=1e-10)
+
+
+# ── These tests see what derivatives do not ──────────────────────────────────────────────────────────────────────
+
+
+def sigma_squared_sampled(forward, backward):
+    """z = mu + sigma^2 eps."""
+    doubled = map_half(1, lambda half: 2 * half)
+
+    def wrong_backward(dz, stats, eps, out):
+        out[...] = doubled(backward(dz, doubled(stats), eps))
+
+    return lambda stats, eps, out: forward(doubled(stats), eps, out=out), wrong_backward
+
+
+def halved(forward, backward):
+    """Half of the divergence."""
+    return (
+        lambda stats, out: np.multiply(forward(stats), 0.5, out=out),
+        lambda drate, stats, out: backward(0.5 * drate, stats, out=out),
+    )
+
+
+def shifted(forward, backward):
+    """A divergence that lacks its -1."""
+    return lambda stats, out: np.add(forward(stats), 0.5, out=out), backward
+
+
+def unnormalised(forward, backward):
+    """A density without its 2 pi."""
+
+    def constant(mean):
+        return 0.5 * mean.shape[-1] * np.log(2 * np.pi)
+
+    def wrong_forward(mean, target, logvar, out):
+        return np.add(forward(mean, target, logvar), constant(mean), out=out)
+
+    def wrong_backward(dlog_px, mean, target, logvar, log_px, out):
+        return backward(dlog_px, mean, target, logvar, log_px - constant(mean), out=out)
+
+    return wrong_forward, wrong_backward
+
+
+def weights_summed(forward, backward):
+    """The log of the sum of the importance weights, not of their mean."""
+
+    def wrong_forward(log_px, rate, beta, out):
+        loss, log_w = forward(log_px, rate, beta, out=out)
+        return loss - np.log(log_px.shape[1]), log_w
+
+    return wrong_forward, backward
+
+
+MISTAKES = (
+    ("reparameterize", sigma_squared_sampled, "elbo"),
+    ("gaussian_kl", halved, "elbo"),
+    ("gaussian_kl", shifted, "elbo"),
+    ("gaussian", unnormalised, "elbo"),
+    ("gaussian", unnormalised, "iwae"),
+    ("iwae", weights_summed, "iwae"),
+)
+SEES = {  # by op or bound
+    "elbo": lambda: test_evidence_is_the_bound_and_the_divergence_from_the_posterior(0.5, "reference"),
+    "iwae": lambda: test_importance_weights_of_the_exact_posterior_are_the_evidence(4, "reference"),
+    "reparameterize": lambda: test_codes_have_the_mean_and_the_variance_that_the_rate_counts("reference"),
+    "gaussian_kl": lambda: test_codes_have_the_mean_and_the_variance_that_the_rate_counts("reference"),
+    "gaussian": lambda: test_expected_reconstruction_is_the_integral("gaussian", "reference"),
+}
+
+
+@pytest.mark.parametrize("op, mistake, bound", MISTAKES)
+def test_mistakes_that_forward_and_backward_share(op, mistake, bound, monkeypatch):
+    """Derivatives agree, and every test here that looks at the op or at the bound fails."""
+    drawn, checks = vae_trial("gaussian", bound, 3), {SEES[op], SEES[bound]}
+    for check in checks:
+        check()
+    pair = f"{op}_forward", f"{op}_backward"
+    for name, wrong in zip(pair, mistake(*(getattr(reference, name) for name in pair)), strict=True):
+        monkeypatch.setattr(reference, name, wrong)
+    check_gradients(drawn.workspace(), drawn.batch)
+    for check in checks:
+        with pytest.raises(AssertionError):
+            check()
