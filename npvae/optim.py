@@ -137,6 +137,7 @@ class AdamW(Adam):
 
     def step(self) -> None:
         """W -= lr weight_decay W for every matrix, then Adam's step."""
+        check_gradient(self.ws)  # before anything moves
         kept = self.ws.dtype.type(1 - self.lr(self.steps) * self.weight_decay)
         for W in self.matrices:
             W *= kept
@@ -156,10 +157,15 @@ def check_clip(clip: float | None) -> float | None:
     return clip if clip is None else check_real("clip", clip, 0.0, open_=True)
 
 
-def clip_scale(ws: Workspace, clip: float | None) -> float:
-    """The factor that brings |dtheta| down to `clip`: 1 where there is no limit or the gradient keeps it."""
+def check_gradient(ws: Workspace) -> None:
+    """Raise InputError before the first backward."""
     if not hasattr(ws, "dtheta"):
         raise InputError("an optimiser steps along ws.dtheta: call ws.forward and ws.backward first")
+
+
+def clip_scale(ws: Workspace, clip: float | None) -> float:
+    """The factor that brings |dtheta| down to `clip`: 1 where there is no limit or the gradient keeps it."""
+    check_gradient(ws)
     if clip is None:
         return 1.0
     norm = ws.ops.global_norm(ws.dtheta)

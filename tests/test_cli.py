@@ -12,6 +12,7 @@ import signal
 import struct
 import subprocess
 import sys
+import threading
 import time
 from importlib.metadata import version
 from pathlib import Path
@@ -607,6 +608,23 @@ def test_a_signal_while_pictures_are_drawn(npvae, digits, monkeypatch, number):
     refused(result, "npvae resume run", code=128 + number)
     assert len(nv.load("run").history) == 1
     assert signal.getsignal(signal.SIGTERM) is before
+
+
+def test_threads_other_than_the_first_leave_signals_alone(npvae, run):
+    """Python lets no other set a handler: Ctrl-C and SIGTERM are the main thread's then."""
+    before, codes = signal.getsignal(signal.SIGTERM), []
+    thread = threading.Thread(target=lambda: codes.append(cli.main(["sample", str(run), "--out", "samples.png"])))
+    thread.start()
+    thread.join()
+    assert codes == [0] and signal.getsignal(signal.SIGTERM) is before
+
+
+def test_too_little_memory(npvae, digits, monkeypatch):
+    def load(*_, **__):
+        raise MemoryError("cannot allocate 4.2 GiB")
+
+    monkeypatch.setattr(cli.datasets, "load", load)
+    refused(npvae("train", "--data", digits, *SMALL), "not enough memory: cannot allocate 4.2 GiB", "smaller model")
 
 
 def test_a_signal_before_there_is_a_run(npvae, monkeypatch):

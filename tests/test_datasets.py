@@ -16,6 +16,7 @@ import zipfile
 import zlib
 from pathlib import Path
 
+import matplotlib.image
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -620,6 +621,18 @@ def test_bad_pngs(content, words, tmp_path):
     refused(write(tmp_path / "bad.png", content).parent, "bad.png" if "bomb" not in words else "", words)
 
 
+def test_pngs_that_are_not_as_large_as_they_say(tmp_path, monkeypatch):
+    save_png(tmp_path / "one.png", IMAGES[0])
+    image = matplotlib.image.imread(tmp_path / "one.png")
+    monkeypatch.setattr(matplotlib.image, "imread", lambda *_, **__: image[1:])
+    refused(tmp_path, "one.png is damaged", f"its header says {image.shape}")
+
+
+def test_images_that_do_not_fit_in_memory():
+    with pytest.raises(InputError, match=r"images\.npy does not fit in memory"), streams.reading("images.npy"):
+        raise MemoryError
+
+
 def test_folders_without_images(tmp_path):
     refused(tmp_path, "neither PNG images nor train-images-idx3-ubyte")
     (tmp_path / "deeper.png").mkdir()
@@ -824,6 +837,8 @@ def serve(monkeypatch):
             page = pages.get(self.path, 404)
             if isinstance(page, int):
                 self.send_error(page)
+            elif page is None:
+                self.wfile.write(b"this is not HTTP\r\n\r\n")
             else:
                 self.send_response(200)
                 self.end_headers()
@@ -883,6 +898,7 @@ GOOD = gzip.compress(WHOLE)
     [
         (404, "404"),
         (503, "503"),
+        (None, "breaks off"),
         (gzip.compress(idx.encode(IMAGES + 1)), "expected " + idx.digest(IMAGES)),
         (GOOD[: len(GOOD) // 2], "damaged"),
         (b"<html>not here</html>", "not an IDX file"),

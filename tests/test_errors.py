@@ -57,6 +57,8 @@ def test_no_real_numbers(value):
 def test_infinity_is_never_a_number():
     with pytest.raises(InputError, match=r"^r must be a number of at least 0\.0, got inf$"):
         check_real("r", np.inf, 0.0)
+    with pytest.raises(InputError, match=r"^r must be a number of at least 0\.0, got 1000"):
+        check_real("r", 10**400, 0.0)  # no float is that large
 
 
 def test_open_interval():

@@ -78,6 +78,11 @@ def test_every_option_means_something_to_some_model():
         make_model("vae", 7, colour="red")
 
 
+def test_an_activation_stands_between_layers():
+    with pytest.raises(InputError, match=r"^activation means nothing without hidden layers"):
+        make_model("ae", 7, hidden=(), activation="tanh")
+
+
 @pytest.mark.parametrize("likelihood", [None, *(name for name in LIKELIHOODS if name != "gaussian")])
 def test_sigma_belongs_to_the_gaussian(likelihood):
     with pytest.raises(InputError, match=f"^sigma means nothing to the likelihood '{likelihood or 'bernoulli'}'"):

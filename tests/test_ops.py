@@ -1,5 +1,6 @@
 """Every op: its derivatives against two oracles, the contract of a pair, and that nothing is missing."""
 
+import dataclasses
 import inspect
 
 import numpy as np
@@ -20,77 +21,82 @@ def rng_of(*key):
     return np.random.default_rng([ord(letter) for letter in "".join(map(str, key))])
 
 
-# ── Oracles ──────────────────────────────────────────────────────────────────────────────────────────────────────
+# ── Oracles: the derivative of f(h), the outputs when one number is off by h; x is that number ─────────────────────
 
 
-def loss_of(case, ops, inputs, cotangents):
-    """<cotangents, outputs>: the loss whose derivatives by the outputs are the cotangents."""
-    outputs = case.forward(ops, inputs)
-    return sum(np.sum(v * outputs[name[1:]]) for name, v in cotangents.items())
+def complex_step(f, x, h=1e-30):
+    return f(1j * h).imag / h
 
 
-def by_entry(case, inputs, dtype, derivative):
-    """Call derivative(inputs, x, i) for every entry x[i] of a differentiable input; it may write there."""
-    inputs = inputs | {name: inputs[name].astype(dtype) for name in case.differentiable(inputs)}
-    gradients = {}
+def central_difference(f, x):
+    h = np.cbrt(np.finfo(float).eps) * max(1.0, abs(x))
+    return (f(h) - f(-h)) / (2 * h)
+
+
+def richardson(f, x):
+    """Two central differences of error O(h^2), combined so that it cancels and O(h^4) is left."""
+    h = 3e-4 * max(1.0, abs(x))  # no kink is as near as this
+    wide, narrow = ((f(h) - f(-h)) / (2 * h) for h in (h, h / 2))
+    return (4 * narrow - wide) / 3
+
+
+ORACLES = pytest.mark.parametrize(
+    "oracle, tolerance", [(complex_step, 1e-12), (central_difference, 1e-7), (richardson, 1e-9)]
+)
+
+
+def jacobian_by(oracle, case, ops, inputs):
+    """By input: the derivatives of every output entry (rows) by every entry of that input (columns)."""
+    if oracle is complex_step:
+        inputs = inputs | {name: inputs[name] + 0j for name in case.differentiable(inputs)}
+    columns = {}
     for name in case.differentiable(inputs):
-        x = inputs[name]
-        gradients[name] = np.empty(x.shape)
+        x, columns[name] = inputs[name], []
         for i in np.ndindex(x.shape):
-            kept = x[i]
-            gradients[name][i] = derivative(inputs, x, i)
-            x[i] = kept
-    return gradients
+            here = x[i]
+
+            def moved(h, x=x, i=i, here=here):
+                x[i] = here + h
+                return np.ravel(case.forward(ops, inputs)[case.seeded])
+
+            columns[name].append(oracle(moved, here.real))
+            x[i] = here
+    return {name: np.stack(parts, axis=-1) for name, parts in columns.items()}
 
 
-def complex_step(case, ops, inputs, cotangents, h=1e-30):
-    def derivative(inputs, x, i):
-        x[i] += 1j * h
-        return loss_of(case, ops, inputs, cotangents).imag / h
-
-    return by_entry(case, inputs, np.complex128, derivative)
-
-
-def central_difference(case, ops, inputs, cotangents):
-    def derivative(inputs, x, i):
-        centre, h = x[i], np.cbrt(np.finfo(float).eps) * max(1.0, abs(x[i]))
-        x[i] = centre + h
-        above = loss_of(case, ops, inputs, cotangents)
-        x[i] = centre - h
-        return (above - loss_of(case, ops, inputs, cotangents)) / (2 * h)
-
-    return by_entry(case, inputs, np.float64, derivative)
-
-
-def check_gradients(case, ops, sizes, oracle, tolerance):
-    """Every entry of every derivative that backward returns by an input."""
-    rng = rng_of(case, sizes)
-    inputs = case.inputs(rng, sizes)
+def jacobian_by_backward(case, ops, inputs):
+    """The same, row by row: what backward makes of a cotangent that is 1 at one output entry and 0 elsewhere."""
     outputs = case.forward(ops, inputs)
-    cotangents = case.cotangents(rng, outputs)
-    gradients = case.backward(ops, case.arguments(cotangents, inputs, outputs))
-    for name, expected in oracle(case, ops, inputs, cotangents).items():
-        assert error(gradients[name], expected) <= tolerance, name
+    rows = {name: [] for name in case.differentiable(inputs)}
+    for unit in np.eye(np.size(outputs[case.seeded])):
+        cotangent = unit.reshape(np.shape(outputs[case.seeded]))[()]
+        gradients = case.backward(ops, case.arguments({f"d{case.seeded}": cotangent}, inputs, outputs))
+        for name, row in rows.items():
+            row.append(gradients[name].ravel())
+    return {name: np.stack(row) for name, row in rows.items()}
+
+
+def check_jacobian(case, ops, sizes, oracle, tolerance):
+    """Every output entry by every input entry, each row measured against its own largest entry."""
+    inputs = case.inputs(rng_of(case, sizes), sizes)
+    expected = jacobian_by(oracle, case, ops, {name: value.copy() for name, value in inputs.items()})
+    for name, rows in jacobian_by_backward(case, ops, inputs).items():
+        assert max(map(error, rows, expected[name])) <= tolerance, name
 
 
 @EVERY
+@ORACLES
 @pytest.mark.parametrize("sizes", SIZES, ids=str)
-def test_gradient_is_the_complex_step(case, sizes):
-    check_gradients(case, reference, sizes, complex_step, 1e-12)
+def test_jacobian(case, sizes, oracle, tolerance):
+    check_jacobian(case, reference, sizes, oracle, tolerance)
 
 
-@EVERY
-@pytest.mark.parametrize("sizes", SIZES, ids=str)
-def test_gradient_is_the_central_difference(case, sizes):
-    check_gradients(case, reference, sizes, central_difference, 1e-7)
-
-
-@pytest.mark.parametrize("oracle, tolerance", [(complex_step, 1e-12), (central_difference, 1e-7)])
+@ORACLES
 @pytest.mark.parametrize("case, mutation", [(c, m) for c in CASES for m in c.mutations], ids=str)
 def test_a_wrong_backward_is_caught(case, mutation, oracle, tolerance):
     broken = case.broken(reference, case.mutations[mutation])
     with pytest.raises(AssertionError):
-        check_gradients(case, broken, SIZES[-1], oracle, tolerance)
+        check_jacobian(case, broken, SIZES[-1], oracle, tolerance)
 
 
 @EVERY
@@ -105,7 +111,7 @@ def test_backward_is_the_adjoint_of_the_derivative(case, sizes):
     u = {name: rng.standard_normal(inputs[name].shape) for name in case.differentiable(inputs)}
     moved = inputs | {name: inputs[name] + 1e-30j * u[name] for name in u}
     terms = np.concatenate([np.ravel(u[name] * gradients[name]) for name in u])
-    forward = loss_of(case, reference, moved, v).imag / 1e-30
+    forward = np.sum(v[f"d{case.seeded}"] * case.forward(reference, moved)[case.seeded]).imag / 1e-30
     assert abs(forward - terms.sum()) <= 1e-12 * np.abs(terms).sum()
 
 
@@ -253,15 +259,38 @@ def names_of(module):
     return {name for name in vars(module) if name.endswith(endings) and not name.startswith("_")}
 
 
-def test_every_forward_has_a_backward_and_a_case():
-    names = names_of(reference)
-    forward = {name.removesuffix("_forward") for name in names if name.endswith("_forward")}
-    backward = {name.removesuffix("_backward") for name in names if name.endswith("_backward")}
-    assert forward == backward == {case.op for case in CASES}
-    assert all(case.mutations for case in CASES)
+def missing(names, twins, cases):
+    """What the ops among `names`, a backend's, lack: in words. `twins` are the names of the other backend."""
+    endings = ("_forward", "_backward")
+    forward, backward = ({name.removesuffix(end) for name in names if name.endswith(end)} for end in endings)
+    tested = {case.op for case in cases}
+    ops = forward | backward | tested
+    have = {
+        "forward": forward,
+        "backward": backward,
+        "case": tested,
+        "mutation": {op for op in ops if all(case.mutations for case in cases if case.op == op)},
+        "jit twin": {op for op in ops if {op + end for end in endings} <= twins},
+    }
+    return [f"{op} has no {what}" for op in sorted(ops) for what in have if op not in have[what]]
+
+
+def test_every_op_is_complete():
+    assert missing(names_of(reference), names_of(jit), CASES) == []
     for case in CASES:
         signature = inspect.signature(getattr(reference, f"{case.op}_backward"))
         assert ("scratch" in signature.parameters) == (case.scratch is not None)
+
+
+def test_an_op_that_lacks_something_is_found():
+    names, twins = names_of(reference), names_of(jit)
+    bare = [dataclasses.replace(case, mutations={}) if case.name == "tied" else case for case in CASES]
+    without = [case for case in CASES if case.op != "tied"]
+    assert missing(names - {"tied_forward"}, twins, CASES) == ["tied has no forward"]
+    assert missing(names - {"tied_backward"}, twins, CASES) == ["tied has no backward"]
+    assert missing(names, twins - {"tied_forward"}, CASES) == ["tied has no jit twin"]
+    assert missing(names, twins, without) == ["tied has no case"]
+    assert missing(names, twins, bare) == ["tied has no mutation"]
 
 
 def test_every_activation_has_a_case():

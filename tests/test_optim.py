@@ -144,6 +144,15 @@ def test_first_step_of_adam_is_the_rate():
 OPTIMIZERS = pytest.mark.parametrize("kind", [SGD, RMSProp, Adam, AdamW])
 
 
+@OPTIMIZERS
+def test_a_step_needs_a_gradient(kind):
+    ws = Workspace(VAE(5, (4,), 2), 3)
+    before = ws.theta.copy()
+    with pytest.raises(InputError, match=r"call ws\.forward and ws\.backward first"):
+        kind(ws).step()
+    assert np.array_equal(ws.theta, before)
+
+
 @BOTH
 @OPTIMIZERS
 def test_clipping_scales_the_gradient_and_leaves_it_alone(kind, backend):

@@ -416,6 +416,8 @@ def test_images_of_a_wrong_shape():
         mosaics.interpolation(np.ones((2, 6)), (2, 3))
     with pytest.raises(InputError, match="not empty"):
         mosaics.sample_grid(np.ones((0, 6)), (2, 3), "")
+    with pytest.raises(InputError, match="no images to draw"):
+        mosaics.reconstructions(np.ones((0, 6)), np.ones((0, 6)), (2, 3))
 
 
 # ── A run ────────────────────────────────────────────────────────────────────────────────────────────────────────

@@ -756,6 +756,14 @@ def test_arrays_have_to_be_given_again(tmp_path):
     with pytest.raises(nv.InputError, match="trained on arrays"):
         nv.resume(tmp_path / "run")
     assert nv.resume(tmp_path / "run", data).theta.tobytes() == run.theta.tobytes()
+    np.save(tmp_path / "others.npy", np.random.default_rng(1).random((40, 9)))
+    with pytest.raises(nv.InputError, match="does not hold the images that the run was trained on"):
+        nv.resume(tmp_path / "run", tmp_path / "others.npy")
+
+
+def test_a_run_needs_the_name_of_a_folder(few):
+    with pytest.raises(nv.InputError, match="out must name a folder, got ''"):
+        nv.train(small(), few, epochs=1, out="")
 
 
 def test_a_signal_after_a_step_that_broke_the_parameters_keeps_the_checkpoint(few, tmp_path, monkeypatch):

@@ -268,6 +268,12 @@ def test_noise_that_does_not_fit_is_refused(eps):
         exact(SMALL, samples=2).forward(images(3), eps=eps)
 
 
+@pytest.mark.parametrize("beta", ["1", None, 1j, np.ones(1)])
+def test_a_weight_that_is_no_number_is_refused(beta):
+    with pytest.raises(InputError, match=r"^beta must be a number, got "):
+        exact(SMALL).forward(images(3), beta=beta)
+
+
 @pytest.mark.parametrize("eps", [[[[1.0, 1.0]]] * 3, "eps", 1.0])
 def test_noise_that_is_no_array_is_refused(eps):
     with pytest.raises(InputError, match=r"^eps must be \(B, K, Z\)"):
@@ -298,6 +304,7 @@ def test_complex_numbers_need_the_reference():
         ({"batch": 2.5}, "batch must be a whole number"),
         ({"samples": -1}, "samples must be a whole number"),
         ({"dtype": "float16"}, "unknown dtype 'float16'.*Did you mean 'float"),
+        ({"dtype": "flaot64"}, "unknown dtype 'flaot64'.*Did you mean 'float64'"),  # which NumPy does not know
         ({"dtype": object}, "unknown dtype 'object'"),
         ({"backend": "jitt"}, "unknown backend 'jitt'.*Did you mean 'jit'"),
         ({"model": "vae"}, "model must be a VAE"),
