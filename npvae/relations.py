@@ -11,7 +11,7 @@ from itertools import pairwise
 
 import numpy as np
 
-from npvae.diagnosis import FIT, Evidence, explain, misfit, one_term
+from npvae.diagnosis import Evidence, explain, misfit, one_term
 from npvae.flat import Array
 from npvae.reports import Diagnosis, Finding
 
@@ -112,7 +112,7 @@ def derivative_missing(scene: Scene) -> Diagnosis | None:
         return None
     score = misfit(scene.evidence[b].analytic.reshape(-1), back)
     text = "the derivative of its activation is missing: its bias's gradient is what flows back to its output"
-    return Diagnosis("activation", text, score) if score <= FIT else None
+    return Diagnosis("activation", text, score) if score <= scene.evidence[b].fit else None
 
 
 def term_of_the_rate(scene: Scene) -> Diagnosis | None:
@@ -144,7 +144,8 @@ def noise(scene: Scene) -> Diagnosis | None:
 
 def other_input(scene: Scene) -> Diagnosis | None:
     """W is wrong and its bias right."""
-    if scene.cause.b is None or scene.cause.b in scene.wrong:
+    W, b = scene.cause.W, scene.cause.b
+    if b is None or b in scene.wrong or scene.wrong[W].kind != "unknown" or not scene.evidence[W].known.any():
         return None
     text = (
         "its bias is right, so what flows back is: it is multiplied with something else than the layer's input "
@@ -155,14 +156,15 @@ def other_input(scene: Scene) -> Diagnosis | None:
 
 def bias_alone(scene: Scene) -> Diagnosis | None:
     """A bias is wrong and its W right."""
-    if scene.cause.b not in scene.wrong or scene.cause.W in scene.wrong:
+    b = scene.cause.b
+    if b is None or scene.cause.W in scene.wrong or scene.wrong[b].kind != "unknown":
         return None
     return Diagnosis("bias", "the layer's W is right, so what flows back is: it is summed over the rows wrongly")
 
 
 def flows_back_wrong(scene: Scene) -> Diagnosis | None:
     """A layer is wrong as a whole, and all that is nearer to the loss is right."""
-    if scene.cause not in scene.layers or scene.cause.b is None or _is_code(scene):
+    if scene.cause.b is None or not set(scene.cause.names) <= set(scene.wrong) or _is_code(scene):
         return None
     i = scene.layers.index(scene.cause)
     square = any(layer.shape[0] == layer.shape[1] for layer in scene.layers[i + 1 : i + 2])  # else W does not fit
