@@ -156,7 +156,7 @@ def unit_alone(scene: Scene) -> Diagnosis | None:
     if scene.cause.b is None or scene.cause.W not in scene.wrong or scene.cause.b not in scene.wrong:
         return None
     W, b = (scene.evidence[name] for name in scene.cause.names)
-    units = W.off.any(axis=0)
+    units: Array = np.any(W.off, axis=0)
     if not (W.known.all() and np.array_equal(units, b.off.reshape(-1)) and 2 * np.count_nonzero(units) < len(units)):
         return None
     which = ", ".join(map(str, np.flatnonzero(units)))
@@ -209,7 +209,7 @@ def bias_alone(scene: Scene) -> Diagnosis | None:
 
 def flows_back_wrong(scene: Scene) -> Diagnosis | None:
     """A layer is wrong as a whole, and all that is nearer to the loss is right."""
-    if scene.cause not in scene.layers or scene.cause.b is None or _is_code(scene):
+    if scene.cause.b is None or not set(scene.cause.names) <= set(scene.wrong) or _is_code(scene):
         return None
     i = scene.layers.index(scene.cause)
     square = any(layer.shape[0] == layer.shape[1] for layer in scene.layers[i + 1 : i + 2])  # else W does not fit
