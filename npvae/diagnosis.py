@@ -133,8 +133,9 @@ def name_factor(c: float, scales: Mapping[str, float]) -> str | None:
     fraction = Fraction(size).limit_denominator(10_000)
     simple = abs(fraction - size) <= NAMED * size and min(fraction.numerator, fraction.denominator) <= 9
     plain = min(abs(size - 1), abs(size - 2), abs(size - 0.5)) <= FIT  # likelier to be that than a quotient of sizes
-    named = [] if plain else _combinations(scales)
-    names = [name for name, value in named if abs(value - size) <= NAMED * size]
+    tiers = [] if plain else _combinations(scales)
+    matches = ([name for name, value in tier if abs(value - size) <= NAMED * size] for tier in tiers)
+    names = next(filter(None, matches), [])
     if not simple and not names:
         return None
     number = f"{sign}{fraction}" if simple else f"{c:.6g}"
@@ -142,8 +143,8 @@ def name_factor(c: float, scales: Mapping[str, float]) -> str | None:
     return f"{said} ({' or '.join(sign + name for name in names[:2])})" if names else said
 
 
-def _combinations(scales: Mapping[str, float]) -> list[tuple[str, float]]:
-    """Named sizes, their inverses, products and quotients of two, and twice and half of each: simplest first."""
+def _combinations(scales: Mapping[str, float]) -> list[list[tuple[str, float]]]:
+    """Named sizes and their inverses; twice and half of them; products and quotients of two: simplest first."""
     plain = [(name, float(value)) for name, value in scales.items() if value not in (0, 1, 2)]
     single = [*plain, *((f"1/{name}", 1 / value) for name, value in plain)]
     doubled = [(f"2 {name}", 2 * v) for name, v in plain] + [(f"{name}/2", v / 2) for name, v in plain]
@@ -153,7 +154,7 @@ def _combinations(scales: Mapping[str, float]) -> list[tuple[str, float]]:
         (f"1/({m} {n})", 1 / (v * w)) for (m, v), (n, w) in pairs
     ]
     two += [(f"{m}/{n}", v / w) for (m, v), (n, w) in product(plain, plain) if m != n]
-    return single + doubled + two
+    return [single, doubled, two]
 
 
 def transposed(e: Evidence) -> Diagnosis | None:
@@ -221,9 +222,8 @@ def stale(e: Evidence) -> Diagnosis | None:
     if score <= e.fit:
         return Diagnosis("stale", "made from what the previous call left behind: asked again, it is right", score)
     score = misfit((e.again - e.analytic)[e.known], b)
-    if score <= e.fit:
-        return Diagnosis("accumulated", "added to the gradient of the previous call: it is not reset", score)
-    return None
+    text = "added to the gradient of the previous call: it is not reset"
+    return Diagnosis("accumulated", text, score) if score <= e.fit else None
 
 
 def one_term(e: Evidence) -> Diagnosis | None:

@@ -257,8 +257,8 @@ def fit(given: Any, x: Array) -> tuple[Array, Diagnosis | None]:
     said = f"of shape {a.shape}, not {x.shape}"
     if a.shape == x.shape[::-1] and a.ndim == 2:
         return a.T.copy(), Diagnosis("transposed", f"{said}: the transpose")
-    if a.ndim and a.shape[1:] == x.shape:
-        return a.sum(axis=0), Diagnosis("shape", f"{said}: the sum over the first axis is missing")
+    if a.ndim and a.shape[1:] in (x.shape, x.shape[1:] if x.shape[:1] == (1,) else None):
+        return a.sum(axis=0).reshape(x.shape), Diagnosis("shape", f"{said}: the sum over the first axis is missing")
     if a.size == x.size:
         return a.reshape(x.shape), Diagnosis("shape", said)
     return np.full(x.shape, np.nan), Diagnosis("shape", said)

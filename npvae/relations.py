@@ -33,13 +33,14 @@ class Layer:
 def layers(arrays: Mapping[str, Array]) -> list[Layer]:
     """The layers among arrays in forward order.
 
-    >>> [(l.W, l.b) for l in layers({"W1": np.ones((3, 2)), "b1": np.ones(2), "W2": np.ones((2, 3))})]
+    >>> [(l.W, l.b) for l in layers({"W1": np.ones((3, 2)), "b1": np.ones((1, 2)), "W2": np.ones((2, 3))})]
     [('W1', 'b1'), ('W2', None)]
     """
-    found, items = [], [*arrays.items(), ("", np.empty(0))]
+    found: list[Layer] = []
+    items = [*arrays.items(), ("", np.empty(0))]
     for (name, a), (after, bias) in pairwise(items):
-        if a.ndim == 2:
-            own = bias.ndim in (1, 2) and bias.shape[-1:] == a.shape[1:] and bias.size == a.shape[1] and bool(after)
+        if a.ndim == 2 and not (found and found[-1].b == name):
+            own = bool(after) and bias.ndim in (1, 2) and bias.shape[-1:] == a.shape[1:] and bias.size == a.shape[1]
             found.append(Layer(name, after if own else None, a.shape))
     return found
 

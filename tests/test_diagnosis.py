@@ -223,6 +223,24 @@ def test_a_real_bug_is_found_and_named(bug, act):
     assert {check.name for check in report.tensors if not check.ok} == set(tensors.split())
 
 
+@pytest.mark.parametrize("bug", broken.BUGS)
+def test_a_bias_may_be_a_row(bug):
+    """As plain NumPy code often has them, (1, n)."""
+
+    def flat(p):
+        return {name: v.reshape(-1) if name[0] == "b" else v for name, v in p.items()}
+
+    def rows(p):
+        return {name: v[None] if name[0] == "b" and v.ndim == 1 else v for name, v in p.items()}
+
+    right, sizes = broken.make_gradients(bug), {"B": broken.B, "D": broken.D}
+    report = nv.check_function(
+        lambda p: broken.loss(flat(p)), lambda p: rows(right(flat(p))), rows(broken.params()), sizes=sizes
+    )
+    kind, words, _ = broken.BUGS[bug]
+    assert report.diagnosis.kind == kind and words in report.diagnosis.text
+
+
 @pytest.mark.parametrize("act", ["tanh", "relu"])
 @pytest.mark.parametrize("bug", broken.WITH_TERMS)
 def test_terms_name_what_is_ambiguous_without(bug, act):
