@@ -13,8 +13,9 @@ import numpy as np
 
 from npvae import noise
 from npvae.bounds import ELBO
+from npvae.calls import Problem, Terms, Values, as_number, same
 from npvae.errors import InputError
-from npvae.examination import Problem, Progress, Terms, Values, as_number, examine, same
+from npvae.examination import Progress, examine
 from npvae.flat import Array, leaves
 from npvae.noise import Purpose, stream
 from npvae.oracles import complex_step, richardson

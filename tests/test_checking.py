@@ -662,3 +662,8 @@ def test_what_check_pair_refuses(changes, words):
     given = {"forward": lambda x, W: x @ W, "backward": lambda dy, x, W: (dy @ W.T, x.T @ dy)}
     with pytest.raises(nv.InputError, match=words):
         nv.check_pair(**given | {"inputs": {"x": X, "W": W}} | changes)
+
+
+def test_a_loss_may_be_an_array_of_one_number_and_one_entry_be_checked():
+    report = nv.check_function(lambda p: np.array([cubes(p)]), cubes_gradients, PARAMS, entries=1)
+    assert report.ok and [(c.entries, c.directions) for c in report.tensors] == [(1, 2), (1, 2)]

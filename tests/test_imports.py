@@ -16,7 +16,7 @@ PARTS = (  # a module may import those on lines above its own
     "noise checkpoint progress",
     "reports oracles",
     "diagnosis probing",
-    "relations",
+    "relations calls",
     "examination",
     "datasets mlp",
     "likelihoods bounds",
