@@ -189,10 +189,14 @@ def same(a: Any, b: Any) -> bool:
     return bool(a.shape == b.shape and a.dtype == b.dtype and a.tobytes() == b.tobytes())
 
 
+def scalar(value: Any) -> Any:
+    """An array of one number as that number; whatever else as it is."""
+    return value.reshape(())[()] if isinstance(value, np.ndarray) and value.size == 1 else value
+
+
 def as_number(loss: Any) -> float:
     """The loss as a float, or InputError."""
-    if isinstance(loss, np.ndarray) and loss.size == 1:
-        loss = loss.reshape(())[()]
+    loss = scalar(loss)
     if isinstance(loss, int | float | np.floating | np.integer):
         return float(loss)
     raise InputError(f"loss must return a real number, got {type(loss).__name__}: {loss!r:.60}")

@@ -13,7 +13,7 @@ import numpy as np
 
 from npvae import noise
 from npvae.bounds import ELBO
-from npvae.calls import Problem, Terms, Values, as_number, same
+from npvae.calls import Problem, Terms, Values, as_number, same, scalar
 from npvae.errors import InputError
 from npvae.examination import Progress, examine
 from npvae.flat import Array, leaves
@@ -218,8 +218,8 @@ def check_function(
 
     complex_params = {name: value.astype(np.complex128) for name, value in copies.items()}
     problem = Problem(
-        real=Function(copies, lambda: called("loss", loss, copies)),
-        exact=Function(complex_params, lambda: called("loss with complex numbers", loss, complex_params)),
+        real=Function(copies, lambda: scalar(called("loss", loss, copies))),
+        exact=Function(complex_params, lambda: scalar(called("loss with complex numbers", loss, complex_params))),
         gradients=derivatives,
         scales=dict(sizes or {}),
     )
