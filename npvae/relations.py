@@ -1,0 +1,312 @@
+"""What wrong gradients say together: which layers they belong to, and which of them is the cause.
+
+Backward runs from the loss to the input, so a gradient that is wrong spoils those of the layers before it: the wrong
+array nearest to the loss is the cause, and what is right around it says what kind of cause. The arrays must come in
+the order of the forward pass; an array of two axes followed by one of its last length is a layer, W and its bias.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from itertools import pairwise
+
+import numpy as np
+
+from npvae.diagnosis import FIT, Evidence, explain, misfit, one_term
+from npvae.flat import Array
+from npvae.reports import Diagnosis, Finding
+
+
+@dataclass(frozen=True)
+class Layer:
+    """A W (in, out) and its b (out,), by name; no b, if it has none."""
+
+    W: str
+    b: str | None
+    shape: tuple[int, ...]
+
+    @property
+    def names(self) -> list[str]:
+        """Its arrays."""
+        return [self.W] if self.b is None else [self.W, self.b]
+
+
+def layers(arrays: Mapping[str, Array]) -> list[Layer]:
+    """The layers among arrays in forward order.
+
+    >>> [(l.W, l.b) for l in layers({"W1": np.ones((3, 2)), "b1": np.ones((1, 2)), "W2": np.ones((2, 3))})]
+    [('W1', 'b1'), ('W2', None)]
+    """
+    found: list[Layer] = []
+    items = [*arrays.items(), ("", np.empty(0))]
+    for (name, a), (after, bias) in pairwise(items):
+        if a.ndim == 2 and not (found and found[-1].b == name):
+            own = bool(after) and bias.ndim in (1, 2) and bias.shape[-1:] == a.shape[1:] and bias.size == a.shape[1]
+            found.append(Layer(name, after if own else None, a.shape))
+    return found
+
+
+@dataclass(frozen=True)
+class Code:
+    """Where an encoder ends: the layers that put out mu and log sigma, which may be one layer's two halves."""
+
+    mu: Layer
+    logvar: Layer
+    encoder: tuple[str, ...]  # all arrays up to there
+    decoder: tuple[str, ...]  # all after
+
+
+def code(found: Sequence[Layer], names: Sequence[str]) -> Code | None:
+    """The layers of the code: one twice as wide as the next is deep, or two alike, as wide as the next is deep."""
+
+    def split(mu: Layer, logvar: Layer) -> Code:
+        last = names.index(logvar.names[-1]) + 1
+        return Code(mu, logvar, tuple(names[:last]), tuple(names[last:]))
+
+    for one, after in pairwise(found):
+        if one.shape[1] == 2 * after.shape[0]:
+            return split(one, one)
+    for mu, logvar, after in zip(found, found[1:], found[2:], strict=False):
+        if mu.shape == logvar.shape and mu.shape[1] == after.shape[0] and mu.shape[0] != mu.shape[1]:
+            return split(mu, logvar)
+    return None
+
+
+# ── The cause ────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+@dataclass(frozen=True)
+class Scene:
+    """Everything about all arrays: what each one's own explanation is, and where the cause must be."""
+
+    evidence: Mapping[str, Evidence]
+    params: Mapping[str, Array]
+    wrong: Mapping[str, Diagnosis]
+    layers: Sequence[Layer]
+    code: Code | None
+    cause: Layer  # of the wrong array nearest to the loss
+
+    def right(self, names: Sequence[str]) -> bool:
+        """Whether none of these arrays is wrong."""
+        return not any(name in self.wrong for name in names)
+
+    def flowing(self, layer: Layer) -> Array | None:
+        """The loss's derivative by a layer's output, summed over the rows: what the layers it feeds send back.
+
+        With y' = y W' + b', dy = dy' W'^T, so the sum over the rows is db' W'^T. None if the layers that it feeds are
+        not known, have no bias, or are wrong themselves. Of the layer of mu it is what z sends back, without the rate.
+        """
+        i, code = self.layers.index(layer), self.code
+        fed = self.layers[i + 1 : i + 2]
+        if code is not None and layer in (code.mu, code.logvar):
+            fed = self.layers[self.layers.index(code.logvar) + 1 :][:1]
+        elif code is not None and fed == [code.mu] and code.mu != code.logvar:
+            fed = [code.mu, code.logvar]
+        parts = [self.evidence[f.b].analytic.reshape(-1) @ self.params[f.W].T for f in fed if f.b and self.right([f.b])]
+        return sum(parts[1:], parts[0]) if fed and len(parts) == len(fed) else None
+
+
+def derivative_missing(scene: Scene) -> Diagnosis | None:
+    """The bias's gradient is what flows back to the layer's output, as if there were no activation."""
+    b = scene.cause.b
+    back = scene.flowing(scene.cause) if b in scene.wrong and not _is_code(scene) else None
+    if back is None or b is None:
+        return None
+    score = misfit(scene.evidence[b].analytic.reshape(-1), back)
+    text = "the derivative of its activation is missing: its bias's gradient is what flows back to its output"
+    return Diagnosis("activation", text, score) if score <= scene.evidence[b].fit else None
+
+
+def term_of_the_rate(scene: Scene) -> Diagnosis | None:
+    """The decoder is right; mu's bias has two terms, what z sends back and the rate's, and one of them is off."""
+    mu = scene.code.mu if scene.code is not None and scene.right(scene.code.decoder) else None
+    back = scene.flowing(mu) if mu is not None and mu.b in scene.wrong else None
+    if back is None or mu is None or mu.b is None:
+        return None
+    e = scene.evidence[mu.b]
+    a, b = e.analytic.reshape(-1)[: len(back)], e.expected.reshape(-1)[: len(back)]
+    return one_term(replace(e, analytic=a, expected=b, terms={"reconstruction": back, "rate": b - back}))
+
+
+def noise(scene: Scene) -> Diagnosis | None:
+    """The decoder is right, and so is mu's part of the code; log sigma's is wrong, and by no factor."""
+    code = scene.code
+    if code is None or not _is_code(scene) or not scene.right(code.decoder):
+        return None
+    if code.mu == code.logvar:
+        alone = all(_half_wrong(scene.evidence[name]) for name in code.mu.names)
+    else:
+        alone = scene.right(code.mu.names) or scene.right(code.logvar.names)
+    text = (
+        "mu's part is right and log sigma's is not: backward's noise is not forward's (drawn anew, or another row's), "
+        "or the path through sigma or the rate's derivative by it is wrong"
+    )
+    return Diagnosis("noise", text) if alone else None
+
+
+def exchanged(scene: Scene) -> Diagnosis | None:
+    """The layer holds another's gradient, and that one its own."""
+    for other in scene.layers:
+        both = [(scene.cause, other), (other, scene.cause)]
+        if other != scene.cause and other.shape == scene.cause.shape and all(_holds(scene, a, b) for a, b in both):
+            return Diagnosis("exchanged", f"the gradients of {scene.cause.W} and {other.W} are exchanged")
+    return None
+
+
+def unit_alone(scene: Scene) -> Diagnosis | None:
+    """W and its bias are wrong in the same units, fewer than half of them."""
+    if scene.cause.b is None or scene.cause.W not in scene.wrong or scene.cause.b not in scene.wrong:
+        return None
+    W, b = (scene.evidence[name] for name in scene.cause.names)
+    units: Array = np.any(W.off, axis=0)
+    if not (W.known.all() and np.array_equal(units, b.off.reshape(-1)) and 2 * np.count_nonzero(units) < len(units)):
+        return None
+    which = ", ".join(map(str, np.flatnonzero(units)))
+    text = f"only unit {which} of the layer is wrong: a clamp, a mask or a slice that backward does not share"
+    return Diagnosis("unit", text)
+
+
+def code_as_a_whole(scene: Scene) -> Diagnosis | None:
+    """The decoder is right, and mu and log sigma, of two layers, are both wrong."""
+    code = scene.code
+    if code is None or code.mu == code.logvar or not _is_code(scene) or not scene.right(code.decoder):
+        return None
+    if any(scene.right([name]) for name in (*code.mu.names, *code.logvar.names)):
+        return None
+    text = (
+        "the decoder is right, mu and log sigma are wrong: what flows back to the code is, by the derivative of an "
+        "activation left out on the way or by W where W^T belongs, or a path to it is missing"
+    )
+    return Diagnosis("activation", text)
+
+
+def rows_lost(scene: Scene) -> Diagnosis | None:
+    """A layer is wrong, and the layers before it, which get their derivatives through it, are right."""
+    before = list(scene.evidence)[: list(scene.evidence).index(scene.cause.W)]
+    if not before or not scene.right(before) or scene.cause not in scene.layers:
+        return None
+    text = "the layers before it are right, so what flows back is: its own sums leave rows out, or count some twice"
+    return Diagnosis("rows", text)
+
+
+def other_input(scene: Scene) -> Diagnosis | None:
+    """W is wrong and its bias right."""
+    W, b = scene.cause.W, scene.cause.b
+    if b is None or b in scene.wrong or scene.wrong[W].kind != "unknown" or not scene.evidence[W].known.any():
+        return None
+    text = (
+        "its bias is right, so what flows back is: it is multiplied with something else than the layer's input "
+        "(a value before its activation, another layer's, not all rows)"
+    )
+    return Diagnosis("input", text)
+
+
+def bias_alone(scene: Scene) -> Diagnosis | None:
+    """A bias is wrong and its W right."""
+    b = scene.cause.b
+    if b is None or scene.cause.W in scene.wrong or scene.wrong[b].kind != "unknown":
+        return None
+    return Diagnosis("bias", "the layer's W is right, so what flows back is: it is summed over the rows wrongly")
+
+
+def flows_back_wrong(scene: Scene) -> Diagnosis | None:
+    """A layer is wrong as a whole, and all that is nearer to the loss is right."""
+    if scene.cause.b is None or not set(scene.cause.names) <= set(scene.wrong) or _is_code(scene):
+        return None
+    i = scene.layers.index(scene.cause)
+    square = any(layer.shape[0] == layer.shape[1] for layer in scene.layers[i + 1 : i + 2])  # else W does not fit
+    text = (
+        "all that is nearer to the loss is right and this layer wrong as a whole: what flows back to it is, by the "
+        "derivative of its activation (another layer's, of another value, or twice) or by a path left out"
+    )
+    return Diagnosis("activation", text + (" or by W where W^T belongs" if square else ""))
+
+
+OF_LAYERS = (
+    exchanged, unit_alone, derivative_missing, term_of_the_rate, noise, code_as_a_whole, other_input, bias_alone,
+    rows_lost, flows_back_wrong,
+)  # fmt: skip
+
+
+def _holds(scene: Scene, one: Layer, other: Layer) -> bool:
+    """Whether the gradient of one layer is what the other's should be."""
+    pairs = [(scene.evidence[a], scene.evidence[b]) for a, b in zip(one.names, other.names, strict=False)]
+    return all(b.wrong and misfit(a.analytic[b.known], b.pair[1]) <= FIT for a, b in pairs)
+
+
+def _is_code(scene: Scene) -> bool:
+    return scene.code is not None and scene.cause in (scene.code.mu, scene.code.logvar)
+
+
+def _half_wrong(e: Evidence) -> bool:
+    """Whether entries are wrong in the second half of the last axis alone."""
+    middle = e.analytic.shape[-1] // 2
+    return bool(e.off[..., middle:].any() and not e.off[..., :middle].any())
+
+
+# ── All together ─────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def diagnose(
+    evidence: Mapping[str, Evidence], params: Mapping[str, Array], findings: Sequence[Finding]
+) -> tuple[dict[str, Diagnosis], Diagnosis]:
+    """A diagnosis of every wrong array, and one of all together."""
+    wrong = {name: explain(e) for name, e in evidence.items() if e.wrong}
+    if not wrong:
+        fatal = next((finding for finding in findings if finding.fatal), None)
+        right = Diagnosis("right", "every gradient is right")
+        return wrong, right if fatal is None else Diagnosis(fatal.kind, fatal.text)
+    names, found = list(evidence), layers({name: e.analytic for name, e in evidence.items()})
+    last = max(wrong, key=names.index)
+    cause = next((layer for layer in found if last in layer.names), Layer(last, None, ()))
+    scene = Scene(evidence, params, wrong, found, code(found, names), cause)
+
+    unexplained = [name for name in cause.names if name in wrong and wrong[name].kind in ("unknown", "part", "entry")]
+    anew = next((finding for finding in findings if finding.kind == "gradient-random"), None)
+    if len(unexplained) == sum(name in wrong for name in cause.names):
+        of_layer = next((d for hypothesis in OF_LAYERS if (d := hypothesis(scene)) is not None), None)
+        if anew is not None:
+            of_layer = Diagnosis("noise", "two calls at the same parameters differ: the noise is redrawn")
+        if of_layer is not None:
+            wrong |= dict.fromkeys(unexplained, of_layer)
+    for name in names[: names.index(cause.names[0])]:
+        if name in wrong and wrong[name].kind == "unknown":
+            wrong[name] = replace(wrong[name], kind="downstream", text=f"follows from {cause.W}, nearer to the loss")
+    changes = next((finding for finding in findings if finding.kind == "mutation"), None)
+    if changes is not None:  # backward then runs through other parameters than the loss did: no wonder that it is wrong
+        return wrong, Diagnosis(changes.kind, changes.text)
+    return wrong, _together(replace(scene, wrong=wrong), anew)
+
+
+def _together(scene: Scene, anew: Finding | None) -> Diagnosis:
+    """All of it in a sentence."""
+    wrong, names = scene.wrong, list(scene.evidence)
+    encoder, decoder = groups(scene.code, names)
+    cause = wrong[next(name for name in reversed(names) if name in wrong and name in scene.cause.names)]
+    if anew is not None:
+        cause = Diagnosis("noise", anew.text)
+    alike = [name for name in names if name in wrong and wrong[name].text == cause.text]
+    place = ""
+    if encoder and len(wrong) > 1 and scene.right(decoder):
+        place = "only the encoder is wrong, the decoder is right; "
+    if decoder and len(wrong) > 1 and scene.right(encoder):
+        place = "only the decoder is wrong, the encoder is right; "
+    if anew is not None:
+        blamed = ""
+    elif alike == names and len(names) > 1:
+        blamed = "the whole gradient: "
+    elif decoder and alike == list(decoder):
+        blamed = "all of the decoder: "
+    elif encoder and alike == list(encoder):
+        blamed = "all of the encoder: "
+    else:
+        blamed = ", ".join(alike[:6]) + (f" and {len(alike) - 6} more" if len(alike) > 6 else "") + ": "
+    return replace(cause, text=place + blamed + cause.text)
+
+
+def groups(where: Code | None, names: Sequence[str]) -> tuple[Sequence[str], Sequence[str]]:
+    """The arrays of the encoder and of the decoder: by their names, else by the code's place."""
+    first = [name for name in names if name.lower().startswith("enc")]
+    second = [name for name in names if name.lower().startswith("dec")]
+    if first and second:
+        return first, second
+    return (where.encoder, where.decoder) if where is not None else ((), ())
