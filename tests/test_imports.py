@@ -21,7 +21,7 @@ PARTS = (  # a module may import those on lines above its own
     "workspace",
     "optim checking models",
     "runs warmup",
-    "evaluation",
+    "evaluation zoo",
     "training",
     "mosaics",
     "plots arguments",
@@ -29,7 +29,7 @@ PARTS = (  # a module may import those on lines above its own
     "__main__",
 )
 RANKS = {name: rank for rank, line in enumerate(PARTS) for name in line.split()}
-PACKAGES = ("datasets", "ops")
+PACKAGES = ("datasets", "ops", "zoo")
 INSIDE = {  # of a package, the same
     "ops": (
         "updates threads",
@@ -41,6 +41,7 @@ INSIDE = {  # of a package, the same
         "__init__",
     ),
     "datasets": ("arrays streams", "download idx npy png", "known", "sources embed", "__init__"),
+    "zoo": ("plain bug witnesses", "wrong_gradients", "wrong_losses", "report", "__init__"),
 }
 
 

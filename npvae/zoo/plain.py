@@ -137,9 +137,9 @@ class Check:
         return self.model.backward()
 
 
-def example(iwae):
-    """A small model whose shapes are told apart, away from its initialisation: no bias is 0, some logvar are clipped."""
-    model, rng = VAE(D=7, H=4, Z=4, K=3, beta=0.6, iwae=iwae), np.random.default_rng(2)
+def example(H, iwae=False):
+    """A small model whose sizes are told apart, away from its start: no bias is 0, and some logvar are clipped."""
+    model, rng = VAE(D=7, H=H, Z=4, K=3, beta=0.6, iwae=iwae), np.random.default_rng(30)
     for value in model.p.values():
         value += 0.3 * rng.standard_normal(value.shape)
     model.p["b3"][0] = -LIMIT
@@ -147,11 +147,16 @@ def example(iwae):
 
 
 def elbo():
-    return example(iwae=False)
+    return example(H=6)
 
 
 def iwae():
-    return example(iwae=True)
+    return example(H=6, iwae=True)
+
+
+def square():
+    """As many hidden units as codes: a transposed matrix fits where it should not."""
+    return example(H=4)
 
 
 def linear():

@@ -18,7 +18,7 @@ from npvae.zoo.wrong_gradients import WRONG_GRADIENTS
 from npvae.zoo.wrong_losses import WRONG_LOSSES
 
 BUGS = {bug.name: bug for bug in (*WRONG_GRADIENTS, *WRONG_LOSSES)}
-CHECKS = ("elbo", "iwae", "linear")  # the functions of plain.py that return something to check
+CHECKS = ("elbo", "iwae", "square", "linear")  # the functions of plain.py that return something to check
 
 
 def check(module: ModuleType, name: str) -> Report:
@@ -152,7 +152,7 @@ HEADER = """\
 # What is seen from outside: {symptom}.
 #
 #   npvae gradcheck --exercise {number} > exercise.py      this file
-#   npvae gradcheck exercise.py:elbo                 its gradient against its loss; so for :iwae and :linear
+#   npvae gradcheck exercise.py:elbo                 its gradient against its loss; so for :iwae, :square, :linear
 #   npvae gradcheck --exercise {number} --solution         the answer
 #
 # A gradient check that passes does not say that the loss is right, nor what happens between the steps.

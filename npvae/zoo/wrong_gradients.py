@@ -19,8 +19,7 @@ ANALYTIC_KL = (
     (PRIOR_PATH, ""),
     (
         LOG_Q_PATH + KL_PATH,
-        "        dmu += self.beta * self.mu / B\n"
-        "        dlogvar += 0.5 * self.beta * (np.exp(self.logvar) - 1) / B\n",
+        "        dmu += self.beta * self.mu / B\n        dlogvar += 0.5 * self.beta * (np.exp(self.logvar) - 1) / B\n",
     ),
 )
 
@@ -231,7 +230,7 @@ WRONG_GRADIENTS = (
         "The layer's own gradient uses its delta, but what is handed down is the delta from before the activation.",
         "the decoder trains, the encoder gets a gradient that is not its own",
         (
-            (' * (1 - self.g**2)\n        rows = self.z', "\n        rows = self.z"),
+            (" * (1 - self.g**2)\n        rows = self.z", "\n        rows = self.z"),
             (
                 "rows.T @ d4, np.sum(d4, axis=0)",
                 "rows.T @ (d4 * (1 - self.g**2)), np.sum(d4 * (1 - self.g**2), axis=0)",

@@ -45,8 +45,10 @@ WRONG_LOSSES = (
         "kl-std-for-variance",
         "sigma in the KL where sigma^2 belongs, in loss and gradient alike: the gradient check passes.",
         "sigmas above 1 are cheap: samples are noisy, the bound is none",
-        ((FORWARD_KL, FORWARD_KL.replace("np.exp(self.logvar)", "self.std")),
-         (DLOGVAR, DLOGVAR.replace("np.exp(self.logvar)", "0.5 * self.std"))),
+        (
+            (FORWARD_KL, FORWARD_KL.replace("np.exp(self.logvar)", "self.std")),
+            (DLOGVAR, DLOGVAR.replace("np.exp(self.logvar)", "0.5 * self.std")),
+        ),
         "rate",
         "std for variance",
     ),
@@ -228,7 +230,10 @@ WRONG_LOSSES = (
         "the first steps are too long, those of the last layers most",
         (
             ("        self.t += 1\n", ""),
-            ("        for name, grad in grads.items():\n", "        for name, grad in grads.items():\n            self.t += 1\n"),
+            (
+                "        for name, grad in grads.items():\n",
+                "        for name, grad in grads.items():\n            self.t += 1\n",
+            ),
         ),
         "adam",
         "counter per array",
