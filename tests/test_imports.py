@@ -41,7 +41,7 @@ INSIDE = {  # of a package, the same
         "__init__",
     ),
     "datasets": ("arrays streams", "download idx npy png", "known", "sources embed", "__init__"),
-    "zoo": ("plain bug witnesses", "wrong_gradients", "wrong_losses", "report", "__init__"),
+    "zoo": ("plain bug testimony", "loss_witnesses training_witnesses", "wrong_gradients", "wrong_losses", "report", "__init__"),
 }
 
 

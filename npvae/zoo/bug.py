@@ -15,8 +15,8 @@ class Bug:
     """One mistake in `plain.py`.
 
     name: what it is. story: how it comes about, and what it leads to. symptom: what is seen from outside. patches:
-    (right text, wrong text) pairs, each right text occurring once. killer: who is to find it, "gradient" or one of
-    npvae.zoo.witnesses. kind: the diagnosis that names it.
+    (right text, wrong text) pairs, each right text occurring once. killer: who is to find it, "gradient" or a
+    witness. kind: the diagnosis that names it.
     """
 
     name: str

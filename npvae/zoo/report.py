@@ -12,8 +12,9 @@ import numpy as np
 from npvae.checking import check_function
 from npvae.errors import InputError, check_whole
 from npvae.reports import Report
+from npvae.zoo import loss_witnesses, training_witnesses
 from npvae.zoo.bug import PLAIN, Bug, as_module, plain_source
-from npvae.zoo.witnesses import WITNESSES, Testimony, passed
+from npvae.zoo.testimony import Testimony, passed
 from npvae.zoo.wrong_gradients import WRONG_GRADIENTS
 from npvae.zoo.wrong_losses import WRONG_LOSSES
 
@@ -36,7 +37,11 @@ def gradient(module: ModuleType) -> Testimony:
     return passed("gradient", "every gradient is the derivative of its loss")
 
 
-KILLERS: dict[str, Callable[[Any], Testimony]] = {"gradient": gradient, **WITNESSES}
+KILLERS: dict[str, Callable[[Any], Testimony]] = {
+    "gradient": gradient,
+    **loss_witnesses.WITNESSES,
+    **training_witnesses.WITNESSES,
+}
 
 
 def ask(killer: str, module: ModuleType) -> Testimony:

@@ -85,7 +85,7 @@ WRONG_GRADIENTS = (
     ),
     Bug(
         "variance-for-std-in-backward",
-        "The path through the noise multiplied by the variance instead of sigma: both are 1 at the start, which hides it.",
+        "The path through the noise multiplied by the variance, not by sigma: both are 1 at the start.",
         "trains; goes astray as sigmas shrink",
         (("axis=1) * 0.5 * self.std", "axis=1) * 0.5 * np.exp(self.logvar)"),),
         "gradient",
@@ -106,7 +106,7 @@ WRONG_GRADIENTS = (
     ),
     Bug(
         "noise-detached",
-        "The sampled code is taken for a constant, as with a sampler outside the graph: the encoder hears the KL alone.",
+        "The sampled code is taken for a constant, as if drawn outside the graph: the encoder hears the KL alone.",
         "the encoder collapses to the prior; the decoder learns the mean image",
         (
             ("dmu = np.sum(dz, axis=1)", "dmu = np.zeros_like(self.mu)"),

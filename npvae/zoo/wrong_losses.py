@@ -11,7 +11,7 @@ WRONG_LOSSES = (
     # ── The rate ─────────────────────────────────────────────────────────────────────────────────────────────────────
     Bug(
         "kl-sign",
-        "The closed form that papers print is minus the KL; taken for the KL, it is subtracted where it should be added.",
+        "The closed form that papers print is minus the KL; taken for the KL, it has the wrong sign.",
         "the loss falls below what any model could reach, then codes and loss run away",
         (
             ("- self.beta * kl", "+ self.beta * kl"),
@@ -54,7 +54,7 @@ WRONG_LOSSES = (
     ),
     Bug(
         "kl-takes-logvar-for-log-std",
-        "The sampler reads the head as log sigma^2, the KL as log sigma: each is right by itself, together they are not.",
+        "The sampler reads the head as log sigma^2, the KL as log sigma: each is right, together they are wrong.",
         "trains; -loss is no bound, and posterior sigmas are off by a square",
         (
             (
@@ -64,7 +64,7 @@ WRONG_LOSSES = (
             (DLOGVAR, DLOGVAR.replace("0.5 * ", "").replace("self.logvar", "2 * self.logvar")),
         ),
         "rate",
-        "kl takes sigma^2 for sigma",
+        "KL takes sigma^2 for sigma",
     ),
     Bug(
         "sampler-takes-logvar-for-log-std",
@@ -73,7 +73,7 @@ WRONG_LOSSES = (
         "trains; codes scatter by another sigma than the loss charges for",
         (("np.exp(0.5 * self.logvar)", "np.exp(self.logvar)"), ("axis=1) * 0.5 * self.std", "axis=1) * self.std")),
         "rate",
-        "kl takes sigma for sigma^2",
+        "KL takes sigma for sigma^2",
     ),
     Bug(
         "kl-without-mean",
@@ -132,7 +132,7 @@ WRONG_LOSSES = (
         "log sum_k w_k for log mean_k w_k: a constant, so every gradient is right.",
         "the bound improves by log K nats with K samples, past log p(x)",
         (("np.log(np.mean(w, axis=1))", "np.log(np.sum(w, axis=1))"),),
-        "weights",
+        "samples",
         "1/K missing",
     ),
     Bug(
@@ -157,8 +157,26 @@ WRONG_LOSSES = (
             ("bound = top[:, 0] + np.log(np.mean(w, axis=1))", "bound = np.mean(log_w, axis=1)"),
             ("self.weight = w / np.sum(w, axis=1, keepdims=True)", "self.weight = np.full((B, K), 1 / K)"),
         ),
-        "weights",
-        "log outside in",
+        "samples",
+        "mean of logs",
+    ),
+    Bug(
+        "log-of-mean-in-elbo",
+        "The likelihoods of the K samples are averaged inside the logarithm, and the closed-form KL is taken off: "
+        "half importance-weighted, no bound.",
+        "the reported bound rises with K past log p(x)",
+        (
+            ("            self.weight = np.full((B, K), 1 / K)\n", ""),
+            (
+                "bound = np.mean(log_px, axis=1) - self.beta * kl",
+                "top = np.max(log_px, axis=1, keepdims=True)\n"
+                "            w = np.exp(log_px - top)\n"
+                "            self.weight = w / np.sum(w, axis=1, keepdims=True)\n"
+                "            bound = top[:, 0] + np.log(np.mean(w, axis=1)) - self.beta * kl",
+            ),
+        ),
+        "samples",
+        "log of mean",
     ),
     Bug(
         "samples-in-wrong-order",
