@@ -8,7 +8,7 @@ when they are first needed, not here.
 from npvae import datasets
 from npvae.autoencoder import Autoencoder, LinearAutoencoder
 from npvae.bounds import ELBO, IWAE
-from npvae.checking import Report, gradcheck
+from npvae.checking import check_function, check_pair, gradcheck
 from npvae.datasets import Dataset
 from npvae.errors import DivergenceError, InputError
 from npvae.evaluation import Evaluation, evaluate
@@ -16,6 +16,7 @@ from npvae.flat import named
 from npvae.likelihoods import Bernoulli, Gaussian, GaussianLearned, GaussianOptimal, GaussianPixel
 from npvae.ops.threads import get_threads, set_threads
 from npvae.optim import SGD, Adam, AdamW, RMSProp, constant, cosine, linear_warmup, step_decay
+from npvae.reports import Diagnosis, Finding, Report, TensorCheck
 from npvae.runs import Run, load
 from npvae.training import Interrupted, resume, train
 from npvae.vae import VAE
@@ -31,8 +32,10 @@ __all__ = [
     "Autoencoder",
     "Bernoulli",
     "Dataset",
+    "Diagnosis",
     "DivergenceError",
     "Evaluation",
+    "Finding",
     "Gaussian",
     "GaussianLearned",
     "GaussianOptimal",
@@ -43,7 +46,10 @@ __all__ = [
     "RMSProp",
     "Report",
     "Run",
+    "TensorCheck",
     "Workspace",
+    "check_function",
+    "check_pair",
     "constant",
     "cosine",
     "datasets",

@@ -1,72 +1,40 @@
-"""Gradient checks: the derivative that backward wrote beside the one that the loss itself has.
+"""Gradient checks of a model, of an op, or of anybody's code: what backward wrote beside what the loss itself says.
 
-Two oracles share no mistake. The complex step (Squire & Trapp 1998) reads f'(x) off Im f(x + ih)/h with h = 1e-30:
-no difference is taken, so nothing cancels and the error is the rounding of f. The central difference
-(f(x + h) - f(x - h))/2h with h = cbrt(machine epsilon) is what a reader can redo by hand, good for about nine digits.
+Here each of the three becomes a `Problem`: a loss of arrays that may be moved, and its gradients. The oracles stand in
+`oracles`, where they look and what verdict follows in `probing`, all that is asked of a problem in `examination`, the
+explanations in `diagnosis`, what comes out in `reports`.
 """
 
-import math
-from typing import NamedTuple
+import inspect
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 
 from npvae import noise
-from npvae.errors import InputError, check_whole
+from npvae.bounds import ELBO
+from npvae.errors import InputError
+from npvae.examination import Problem, Progress, Terms, Values, examine, same
 from npvae.flat import Array, leaves
 from npvae.noise import Purpose, stream
+from npvae.oracles import complex_step
+from npvae.probing import Function
+from npvae.reports import Report
+from npvae.vae import VAE
 from npvae.workspace import Workspace
 
-STEP = 1e-30
-TOLERANCE = 1e-11  # of the complex step: a right formula is off by 1e-15, a wrong one by 1e-3 or more
+# ── The three public functions ───────────────────────────────────────────────────────────────────────────────────────
 
 
-class TensorCheck(NamedTuple):
-    """One parameter array: its analytic gradient against both oracles at the entries that were checked.
-
-    Errors are max|analytic - oracle| / max|oracle| over those entries (over the absolute error if the oracle is 0
-    throughout); `worst` is the index of the entry that is furthest off the complex step.
-    """
-
-    name: str
-    shape: tuple[int, ...]
-    entries: int
-    complex_error: float
-    central_error: float
-    worst: tuple[int, ...]
-
-
-class Report(NamedTuple):
-    """What `gradcheck` found; printed, it is a table."""
-
-    tensors: tuple[TensorCheck, ...]
-    tolerance: float
-
-    @property
-    def max_error(self) -> float:
-        """The largest error against the complex step."""
-        return float(np.max([check.complex_error for check in self.tensors]))  # unlike max(), it lets a NaN through
-
-    @property
-    def ok(self) -> bool:
-        """Whether every tensor agrees; a NaN does not."""
-        return all(check.complex_error <= self.tolerance for check in self.tensors)
-
-    def __str__(self) -> str:
-        head = f"{'tensor':<22}{'shape':>14}{'checked':>9}{'complex step':>14}{'central':>11}  verdict"
-        lines = [
-            f"{c.name:<22}{'x'.join(map(str, c.shape)):>14}{c.entries:>9}{c.complex_error:>14.1e}"
-            f"{c.central_error:>11.1e}  {'ok' if c.complex_error <= self.tolerance else f'WRONG, worst at {c.worst}'}"
-            for c in self.tensors
-        ]
-        return "\n".join([head, *lines])
-
-
-def gradcheck(ws: Workspace, x: Array, target: Array | None = None, beta: float = 1.0, entries: int = 100) -> Report:
+def gradcheck(
+    ws: Workspace, x: Array, target: Array | None = None, beta: float = 1.0, entries: int | None = None
+) -> Report:
     """Check the gradient that `ws`'s model and backend give for a batch x (B, D), and return a Report.
 
-    The check works on a private copy in float64 (the oracle in complex128): `ws`, its generator included, is left
-    as it was. `entries`: how many of each parameter array are checked, spread evenly; all, if it has no more.
-    Raises InputError for what `Workspace.forward` would refuse.
+    The check works on a private copy in float64 (the complex step's in complex128, on the reference backend): `ws`,
+    its generator included, is left as it was. entries: how many of each parameter array are checked one by one, one
+    from each of so many strata, the rest by random directions; None: all, if the model has no more than 2,000, else
+    20. Raises InputError for what `Workspace.forward` would refuse.
 
     >>> import npvae as nv
     >>> ws = nv.Workspace(nv.VAE(data=6, hidden=(5,), latent=2), batch=4)
@@ -75,50 +43,240 @@ def gradcheck(ws: Workspace, x: Array, target: Array | None = None, beta: float 
     """
     if not isinstance(ws, Workspace):
         raise InputError(f"ws must be a Workspace, such as Workspace(model, batch=8), got {type(ws).__name__}")
-    check_whole("entries", entries)
     if not isinstance(x, np.ndarray) or x.ndim != 2:
         raise InputError(f"x must be an array (B, {ws.model.data}), got {x!r:.80}")
-    copies = [
+    real, oracle = (
         Workspace(ws.model, max(len(x), 1), ws.samples, dtype, backend, theta=ws.theta.real.astype(dtype))
         for dtype, backend in (("float64", ws.backend), ("complex128", "reference"))
-    ]
-    real, oracle = copies
+    )
     shape = ws.model.noise(len(x), ws.samples)
     eps = None if shape is None else noise.normal(stream(ws.seed, Purpose.CHECK), np.empty(shape))
 
-    def loss(copy: Workspace) -> float | complex:
-        return copy.forward(x, target, eps, beta)
+    def gradients() -> dict[str, Array]:
+        real.forward(x, target, eps, beta)
+        real.backward()
+        return dict(leaves(real.grads))
 
-    loss(real)
-    real.backward()
-    checks = []
-    parameters, perturbed = dict(leaves(real.params)), dict(leaves(oracle.params))
-    for name, gradient in leaves(real.grads):
-        chosen = np.unique(np.linspace(0, gradient.size - 1, min(entries, gradient.size)).astype(int))
-        analytic, exact, central = gradient.flat[chosen].copy(), np.empty(len(chosen)), np.empty(len(chosen))
-        for k, i in enumerate(chosen):
-            here = perturbed[name].flat[i]
-            perturbed[name].flat[i] = here + STEP * 1j
-            exact[k] = loss(oracle).imag / STEP
-            perturbed[name].flat[i] = here
+    def loss_of(copy: Workspace, weight: float = beta) -> Callable[[], Any]:
+        return lambda: copy.forward(x, target, eps, weight)
 
-            here = parameters[name].flat[i]
-            h = np.cbrt(np.finfo(float).eps) * max(1.0, abs(here))
-            ends = []
-            for moved in (here + h, here - h):
-                parameters[name].flat[i] = moved
-                ends.append(loss(real).real)
-            parameters[name].flat[i] = here
-            central[k] = (ends[0] - ends[1]) / (2 * h)
-        off = np.abs(analytic - exact)
-        worst = tuple(int(n) for n in np.unravel_index(chosen[int(np.argmax(off))], gradient.shape))
-        errors = relative_error(analytic, exact), relative_error(analytic, central)
-        checks.append(TensorCheck(name, gradient.shape, len(chosen), *errors, worst))
-    return Report(tuple(checks), TOLERANCE)
+    loss_of(real)()  # refuses what does not fit
+    params = dict(leaves(oracle.params))
+    scales = {"B": len(x), "D": ws.model.data, "Z": ws.model.latent, "K": ws.samples, "beta": beta}
+    problem = Problem(
+        real=Function(dict(leaves(real.params)), loss_of(real)),
+        exact=Function(params, loss_of(oracle)),
+        gradients=gradients,
+        scales=scales,
+        other=f"the loss of backend {ws.backend!r} is not that of the reference",
+    )
+    if isinstance(ws.model, VAE) and isinstance(ws.model.bound, ELBO):  # the loss is affine in beta
+        problem.terms = _parts(problem.exact, Function(params, loss_of(oracle, 0.0)))
+    return examine(problem, entries)
 
 
-def relative_error(a: Array, b: Array) -> float:
-    """max|a - b| / max|b|, or max|a - b| where b is 0 throughout; NaN if either holds one."""
-    scale = float(np.max(np.abs(b), initial=0.0))
-    error = float(np.max(np.abs(a - b), initial=0.0))
-    return error / scale if scale > 0 or math.isnan(scale) else error
+def check_pair(
+    forward: Callable[..., Any],
+    backward: Callable[..., Any],
+    inputs: Values,
+    *,
+    outputs: Sequence[str] = ("y",),
+    gradients: Sequence[str] | None = None,
+    settings: Mapping[str, Any] | None = None,
+    exact: Callable[..., Any] | None = None,
+    entries: int | None = None,
+    seed: int = 0,
+) -> Report:
+    """Check an op: backward's derivatives of <v, forward(inputs)> for a random v, and return a Report.
+
+    forward(**inputs, **settings) returns an array, or a tuple of them, which `outputs` names in order. backward is
+    called by the names of its own parameters: those of inputs, outputs and settings, and "d" + an output's name for
+    v, the loss's derivative by it. It returns, as an array, a tuple or a dict, the derivatives by `gradients` (all
+    inputs when None), in order. exact: a forward for the complex step, if `forward` takes no complex numbers.
+    entries: see `gradcheck`. seed: of v. Raises InputError for arguments that do not fit together.
+
+    >>> W, x = np.eye(3, 2), np.ones((4, 3))
+    >>> check_pair(lambda x, W: x @ W, lambda dy, x, W: (dy @ W.T, x.T @ dy), {"x": x, "W": W}).ok
+    True
+    """
+    fixed = dict(settings or {})
+    arrays = {name: np.array(value) for name, value in check_arrays("inputs", inputs, floats=False).items()}
+    names = tuple(arrays if gradients is None else gradients)
+    for name in names:
+        if name not in arrays:
+            raise InputError(f"gradients names {name!r}, which is not among the inputs: {', '.join(arrays)}")
+    params = {
+        name: np.array(value, np.float64)
+        for name, value in check_arrays("inputs", {n: arrays[n] for n in names}).items()
+    }
+    first = _named(outputs, forward(**_copied(arrays | params), **fixed), "forward", "outputs")
+    rng = np.random.default_rng(seed)
+    wanted = [name for name in inspect.signature(backward).parameters]
+    v = {f"d{name}": rng.standard_normal(np.shape(value)) for name, value in first.items()}
+    v = {name: value for name, value in v.items() if name in wanted}
+    if not v:
+        raise InputError(f"backward must take {' or '.join('d' + name for name in first)}, its parameters are {wanted}")
+    known = {*arrays, *first, *fixed, *v}
+    required = [p.name for p in inspect.signature(backward).parameters.values() if p.default is p.empty]
+    if set(required) - known:
+        raise InputError(
+            f"backward's parameters must be among {', '.join(sorted(known))}: got {', '.join(set(required) - known)}"
+        )
+
+    def loss_of(function: Callable[..., Any], values: Values) -> Callable[[], Any]:
+        def loss() -> Any:
+            put_out = _named(outputs, function(**(arrays | dict(values)), **fixed), "forward", "outputs")
+            return sum(np.sum(w * put_out[name[1:]]) for name, w in v.items())
+
+        return loss
+
+    changed: dict[str, None] = {}
+
+    def derivatives() -> dict[str, Array]:
+        given = arrays | params
+        pool = {**_named(outputs, forward(**given, **fixed), "forward", "outputs"), **given, **fixed, **v}
+        used = {name: pool[name] for name in wanted if name in pool}
+        before = {name: value.copy() for name, value in used.items() if isinstance(value, np.ndarray)}
+        result = backward(**used)
+        changed.update({name: None for name, value in before.items() if not same(value, used[name])})
+        for name, value in before.items():
+            used[name][...] = value
+        return dict(result) if isinstance(result, Mapping) else _named(names, result, "backward", "gradients")
+
+    complex_params = {name: value.astype(np.complex128) for name, value in params.items()}
+    problem = Problem(
+        real=Function(params, loss_of(forward, params)),
+        exact=Function(complex_params, loss_of(exact or forward, complex_params)),
+        gradients=derivatives,
+        other="" if exact is None else "forward does not compute what `exact` does",
+    )
+    with np.errstate(all="ignore"):
+        derivatives()
+    if changed:
+        problem.find("mutation", f"backward changes what it is given: {', '.join(changed)}")
+    return examine(problem, entries, seed)
+
+
+def check_function(
+    loss: Callable[[dict[str, Array]], float],
+    gradients: Callable[[dict[str, Array]], Mapping[str, Array]],
+    params: Values,
+    *,
+    terms: Callable[[dict[str, Array]], Mapping[str, Values]] | None = None,
+    sizes: Mapping[str, float] | None = None,
+    entries: int | None = None,
+    seed: int = 0,
+    progress: Progress | None = None,
+) -> Report:
+    """Check anybody's gradients against the loss they belong to, and return a Report.
+
+    loss(params) -> float and gradients(params) -> dict are called with a dict of arrays like `params` (float64 copies
+    of them, which are moved a little), `gradients` right after `loss` at the same parameters; noise must be the same
+    in every call. The order of `params` is taken for that of the forward pass: a gradient that is wrong spoils those
+    before it. A loss that takes complex numbers too is checked by the complex step besides.
+
+    terms: terms(params)[term][name], what the gradient is the sum of, if it can be had: a term that is missing or
+    off by a factor is then named. sizes: what factors may be called, such as {"B": 16, "D": 784}. entries: see
+    `gradcheck`. seed: of the probes. progress: is told how many tensors are done, of how many. Raises InputError for
+    what is not a dict of float arrays or not a number.
+
+    >>> w = {"w": np.arange(3.0)}
+    >>> check_function(lambda p: (p["w"] ** 2).sum(), lambda p: {"w": 2 * p["w"]}, w).ok
+    True
+    >>> print(check_function(lambda p: (p["w"] ** 2).sum(), lambda p: {"w": p["w"]}, w).diagnosis)
+    w: 1/2 of what it should be
+    """
+    copies = {name: np.array(value, np.float64) for name, value in check_arrays("params", params).items()}
+    mutated: dict[str, None] = {}
+    seen: set[str] = set()
+
+    def called(what: str, function: Callable[[dict[str, Array]], Any], values: dict[str, Array]) -> Any:
+        """The first call, and every one once something was changed, works on copies."""
+        if what in seen and not mutated:
+            return function(dict(values))
+        seen.add(what)
+        given = _copied(values)
+        before = _copied(values)
+        result = function(given)
+        if any(not same(before[name], given.get(name)) for name in before):
+            mutated[what] = None
+        return result
+
+    def derivatives() -> dict[str, Array]:
+        called("loss", loss, copies)
+        result = called("gradients", gradients, copies)
+        if not isinstance(result, Mapping):
+            raise InputError(
+                f"gradients must return a dict of arrays by the names of params, got {type(result).__name__}"
+            )
+        return dict(result)
+
+    complex_params = {name: value.astype(np.complex128) for name, value in copies.items()}
+    problem = Problem(
+        real=Function(copies, lambda: called("loss", loss, copies)),
+        exact=Function(complex_params, lambda: called("loss with complex numbers", loss, complex_params)),
+        gradients=derivatives,
+        scales=dict(sizes or {}),
+    )
+    if terms is not None:
+        given = called("terms", terms, copies)
+        problem.terms = _given(given, copies)
+    with np.errstate(all="ignore"):
+        derivatives()
+    for what in mutated:
+        problem.find("mutation", f"{what} changes the parameters that it is given")
+    return examine(problem, entries, seed, progress)
+
+
+# ── Arguments ────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def check_arrays(what: str, values: object, *, floats: bool = True) -> dict[str, Array]:
+    """Return `values` as a dict, or raise InputError unless it is one of arrays; of float32 or float64, if `floats`."""
+    if not isinstance(values, Mapping) or not values:
+        raise InputError(f"{what} must be a dict of arrays such as {{'W': W, 'b': b}}, got {values!r:.80}")
+    for name, value in values.items():
+        if not isinstance(name, str) or not isinstance(value, np.ndarray):
+            raise InputError(f"{what} must map names to arrays, got {name!r}: {value!r:.60}")
+        if floats and value.dtype.kind != "f":
+            raise InputError(
+                f"{what}[{name!r}] must hold real numbers with a fraction, such as float64, got {value.dtype}"
+            )
+    return dict(values)
+
+
+def _copied(values: Values) -> dict[str, Array]:
+    return {name: value.copy() for name, value in values.items()}
+
+
+def _named(names: Sequence[str], result: Any, what: str, said: str) -> dict[str, Array]:
+    """An array or a tuple of them, by name."""
+    parts = result if isinstance(result, tuple) else (result,)
+    if len(parts) != len(names):
+        raise InputError(f"{what} returns {len(parts)} arrays, {said} names {len(names)}: {', '.join(names)}")
+    return dict(zip(names, parts, strict=True))
+
+
+# ── Terms ────────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def _parts(whole: Function, reconstruction: Function) -> Terms:
+    """Of a loss affine in beta: its slopes at beta 0, and what the rate adds."""
+
+    def terms(name: str, where: Array) -> dict[str, Array]:
+        total, part = (np.array([complex_step(f.line(name, int(i))) for i in where]) for f in (whole, reconstruction))
+        return {"reconstruction": part, "rate": total - part}
+
+    return terms
+
+
+def _given(named: Any, params: Values) -> Terms:
+    """Of terms[term][name], the entries of one array."""
+    if not isinstance(named, Mapping) or not all(isinstance(term, Mapping) for term in named.values()):
+        raise InputError("terms must return a dict of dicts, terms(params)[term][name]")
+
+    def terms(name: str, where: Array) -> dict[str, Array]:
+        found = {term: np.asarray(values.get(name, np.zeros_like(params[name]))) for term, values in named.items()}
+        return {term: value.reshape(-1)[where] for term, value in found.items() if value.shape == params[name].shape}
+
+    return terms

@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 
 import npvae as nv
-from npvae.checking import relative_error
 from npvae.ops import jit, reference
 
 B, D = 5, 7
@@ -112,12 +111,12 @@ def test_a_wrong_gradient_is_found_and_named(monkeypatch, op, backend):
     assert not report.ok
     assert report.max_error > 1e-3
     lines = str(report).splitlines()
-    assert len(lines) == 1 + len(report.tensors)
-    for check, line in zip(report.tensors, lines[1:], strict=True):
+    assert len(lines) == 1 + len(report.tensors) + len(report.findings) + 1
+    for check, line in zip(report.tensors, lines[1:], strict=False):
         assert line.split()[0] == check.name
         wrong = check.complex_error > report.tolerance
-        assert ("WRONG, worst at" in line) == wrong
-        assert line.endswith(" ok") == (not wrong)
+        assert (" WRONG " in line) == wrong == (not check.ok)
+        assert (" ok" in line) == (not wrong)
         if check.name.startswith(spoilt):
             assert wrong, line
             assert check.central_error > 1e-3, "both oracles see it"
@@ -194,14 +193,6 @@ def test_bad_input_is_refused():
     for entries in (0, 1.5, -1):
         with pytest.raises(nv.InputError, match="entries"):
             nv.gradcheck(ws, batch(), entries=entries)
-
-
-def test_relative_error():
-    assert relative_error(np.array([1.0, 2.5]), np.array([1.0, 2.0])) == 0.25
-    assert relative_error(np.array([1e-3, 0]), np.zeros(2)) == 1e-3
-    assert math.isnan(relative_error(np.array([np.nan, 0]), np.zeros(2)))
-    assert math.isnan(relative_error(np.zeros(2), np.array([np.nan, 0])))
-    assert relative_error(np.empty(0), np.empty(0)) == 0
 
 
 def test_a_model_is_not_a_workspace():

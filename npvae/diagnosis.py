@@ -1,0 +1,336 @@
+"""What explains a wrong gradient: hypotheses about one array, each a small pure function.
+
+A hypothesis looks at the `Evidence` and returns a Diagnosis if it explains every entry that is known, else None;
+`explain` takes the first that does, the simplest first. None fires on what another one explains: an exact fit of so
+many numbers does not happen by chance, so how well they fit decides nothing between them. What only shows in the
+arrays together (which layers are wrong, which right) is for `relations`.
+"""
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from fractions import Fraction
+from itertools import product
+
+import numpy as np
+
+from npvae.flat import Array
+from npvae.reports import Diagnosis
+
+FIT = 1e-6  # relative: above what the oracles leave open, and far below what a wrong formula leaves
+EXACT = 1e-9  # where few known numbers are looked for among many, chance would find 1e-6
+ENOUGH = 8  # as many known entries, where only a sample is known
+DIGITS = 1e-4  # what agrees to so much and not to the oracles' precision was computed with fewer digits
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """One array. `expected` is NaN where no oracle was asked; so is each of the `terms`, whose sum it is.
+
+    wrong: whether the check failed. again: what a second call at the same parameters returned, if something else.
+    scales: what a factor may be called. found: what is known already.
+    """
+
+    name: str
+    analytic: Array
+    expected: Array
+    wrong: bool = True
+    again: Array | None = None
+    terms: Mapping[str, Array] = field(default_factory=dict)
+    scales: Mapping[str, float] = field(default_factory=dict)
+    found: Diagnosis | None = None
+
+    @property
+    def known(self) -> Array:
+        """Where an expected value is known, as a mask."""
+        return np.isfinite(self.expected)
+
+    @property
+    def pair(self) -> tuple[Array, Array]:
+        """The analytic and the expected values (n,) where both are known."""
+        return self.analytic[self.known], self.expected[self.known]
+
+
+def misfit(a: Array, b: Array) -> float:
+    """max|a - b| / max|b|; infinite if there is nothing to compare, or b is 0 and a is not."""
+    scale = float(np.max(np.abs(b), initial=0.0))
+    off = float(np.max(np.abs(a - b), initial=0.0))
+    return off / scale if scale > 0 and a.size else (0.0 if off == 0 and a.size else math.inf)
+
+
+# ── One array ────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def not_finite(e: Evidence) -> Diagnosis | None:
+    """It holds NaN or inf."""
+    bad = np.argwhere(~np.isfinite(e.analytic))
+    if not len(bad):
+        return None
+    return Diagnosis("not-finite", f"{len(bad)} of {e.analytic.size} entries are not finite, first {place(bad[0])}")
+
+
+def forgotten(e: Evidence) -> Diagnosis | None:
+    """It is 0 throughout, and the loss varies."""
+    b = e.expected[e.known]
+    if e.analytic.any() or not b.any():
+        return None
+    return Diagnosis("forgotten", f"zero throughout, though the loss depends on it: {_what(e)} was forgotten", 0.0)
+
+
+def unfounded(e: Evidence) -> Diagnosis | None:
+    """The loss does not vary, and it is not 0."""
+    b = e.expected[e.known]
+    if not len(b) or b.any():
+        return None
+    return Diagnosis("unfounded", "not zero, though the loss does not depend on it")
+
+
+def factor(e: Evidence) -> Diagnosis | None:
+    """It is a multiple of what it should be."""
+    a, b = e.pair
+    c = float(a @ b / (b @ b)) if b.any() else 0.0
+    if c == 0 or abs(c - 1) <= FIT:
+        return None
+    score = misfit(a, c * b)
+    named = name_factor(c, e.scales)
+    if score > FIT or (np.count_nonzero(b) < 2 and named is None):  # one number is a multiple of any other
+        return None
+    return Diagnosis("factor", named or f"{c:.6g} times what it should be", score)
+
+
+def name_factor(c: float, scales: Mapping[str, float]) -> str | None:
+    """A factor in words, with what it may be; None if it is none that has a name.
+
+    >>> name_factor(1 / 16, {"B": 16})
+    '1/16 of what it should be (1/B)'
+    >>> name_factor(-1.0, {})
+    'the negative of what it should be'
+    """
+    if abs(c + 1) <= FIT:
+        return "the negative of what it should be"
+    size, sign = abs(c), "minus " if c < 0 else ""
+    fraction = Fraction(size).limit_denominator(10_000)
+    simple = abs(fraction - Fraction(size)) <= FIT * size and min(fraction.numerator, fraction.denominator) <= 9
+    names = [name for name, value in _combinations(scales) if abs(value - size) <= FIT * size]
+    if not simple and not names:
+        return None
+    number = f"{sign}{fraction}" if simple else f"{c:.6g}"
+    said = f"{number} of what it should be" if simple and size < 1 else f"{number} times what it should be"
+    return f"{said} ({' or '.join(sign + name for name in names[:2])})" if names else said
+
+
+def _combinations(scales: Mapping[str, float]) -> list[tuple[str, float]]:
+    """Named sizes, their inverses, products and quotients of two, and twice and half of each: simplest first."""
+    plain = [(name, float(value)) for name, value in scales.items() if value not in (0, 1, 2)]
+    single = [*plain, *((f"1/{name}", 1 / value) for name, value in plain)]
+    doubled = [(f"2 {name}", 2 * v) for name, v in plain] + [(f"{name}/2", v / 2) for name, v in plain]
+    doubled += [(f"2/{name}", 2 / v) for name, v in plain] + [(f"1/(2 {name})", 0.5 / v) for name, v in plain]
+    pairs = [(m, n) for i, m in enumerate(plain) for n in plain[i:]]
+    two = [(f"{m} {n}", v * w) for (m, v), (n, w) in pairs] + [
+        (f"1/({m} {n})", 1 / (v * w)) for (m, v), (n, w) in pairs
+    ]
+    two += [(f"{m}/{n}", v / w) for (m, v), (n, w) in product(plain, plain) if m != n]
+    return single + doubled + two
+
+
+def transposed(e: Evidence) -> Diagnosis | None:
+    """It is square, and the transpose of what it should be."""
+    if e.analytic.ndim != 2 or e.analytic.shape[0] != e.analytic.shape[1]:
+        return None
+    score = misfit(e.analytic.T[e.known], e.expected[e.known])
+    return Diagnosis("transposed", "the transpose of what it should be", score) if score <= FIT else None
+
+
+def permuted(e: Evidence) -> Diagnosis | None:
+    """It holds the right numbers in the wrong places."""
+    a, b, known = e.analytic, e.expected, e.known
+    scale = float(np.max(np.abs(b[known]), initial=0.0))
+    if not _is_permutation(a, b[known], scale):
+        return None
+    orders = {"the numbers are right and in the other order: its transpose was reshaped": a}
+    if a.ndim == 2:
+        orders = {next(iter(orders)): a.reshape(a.shape[::-1]).T}
+    orders |= {"the last axis is reversed": a[..., ::-1], "the first axis is reversed": a[::-1]}
+    for text, back in orders.items():
+        score = misfit(back[known], b[known])
+        if score <= FIT:
+            return Diagnosis("permuted", text, score)
+    if known.all() and a.ndim == 2:
+        for text, x, y in (
+            ("its rows are right and in another order", a, b),
+            ("its columns are right and in another order", a.T, b.T),
+        ):
+            if _same_rows(x, y, scale):
+                return Diagnosis("permuted", text, 0.0)
+    return Diagnosis("permuted", "the numbers are right and in other places", 0.0)
+
+
+def _is_permutation(a: Array, b: Array, scale: float) -> bool:
+    """Whether the values b are those of a, or, if there are fewer, all among them."""
+    every = np.sort(a, axis=None)
+    if a.size == b.size:
+        return a.size > 1 and misfit(every, np.sort(b)) <= FIT
+    sought = b[np.abs(b) > FIT * scale]
+    if len(np.unique(sought)) < ENOUGH:
+        return False
+    right = np.clip(np.searchsorted(every, sought), 1, every.size - 1)
+    off = np.minimum(np.abs(every[right] - sought), np.abs(every[right - 1] - sought))
+    return bool(np.all(off <= EXACT * scale))
+
+
+def _same_rows(a: Array, b: Array, scale: float) -> bool:
+    """Whether every row of b is one of a's, each used once."""
+    left = list(range(len(a)))
+    for row in b:
+        match = next((i for i in left if np.max(np.abs(a[i] - row)) <= FIT * scale), None)
+        if match is None:
+            return False
+        left.remove(match)
+    return True
+
+
+def stale(e: Evidence) -> Diagnosis | None:
+    """It was right only when it was asked for a second time, or the second was the sum of both."""
+    if e.again is None:
+        return None
+    b = e.expected[e.known]
+    score = misfit(e.again[e.known], b)
+    if score <= FIT:
+        return Diagnosis("stale", "made from what the previous call left behind: asked again, it is right", score)
+    score = misfit((e.again - e.analytic)[e.known], b)
+    if score <= FIT:
+        return Diagnosis("accumulated", "added to the gradient of the previous call: it is not reset", score)
+    return None
+
+
+def one_term(e: Evidence) -> Diagnosis | None:
+    """One of its terms is missing, or off by a factor, the others are right."""
+    terms = {name: term[e.known] for name, term in e.terms.items() if np.any(term[e.known])}
+    a, b = e.pair
+    if len(terms) < 2 or len(b) < len(terms) + 1:
+        return None
+    columns = np.array(list(terms.values())).T
+    of_expected = misfit(columns.sum(axis=1), b) <= FIT
+    c, _, rank, _ = np.linalg.lstsq(columns, a if of_expected else b, rcond=1e-10)
+    score = misfit(columns @ c, a if of_expected else b)
+    off = np.abs(c - 1) > FIT
+    if score > FIT or rank < len(terms) or off.sum() != 1:
+        return None
+    (which,) = np.flatnonzero(off)
+    name, weight = list(terms)[which], float(c[which]) if of_expected else 1 / float(c[which])
+    if abs(weight) <= FIT:
+        return Diagnosis("term", f"the term of the {name} is missing", score)
+    text = name_factor(weight, e.scales) or f"{weight:.6g} times what it should be"
+    return Diagnosis("term", f"the term of the {name} is {text}, the rest is right", score)
+
+
+def one_part(e: Evidence) -> Diagnosis | None:
+    """It is wrong in one entry, in some rows or in some columns, and right elsewhere."""
+    a, b = e.analytic, e.expected
+    if a.ndim == 0:
+        return None
+    scale = float(np.max(np.abs(b[e.known]), initial=0.0))
+    wrong = e.known & ~(np.abs(a - b) <= FIT * scale)
+    if np.count_nonzero(wrong) == 1 and e.known.all() and a.size > 2:
+        where = np.argwhere(wrong)[0]
+        return Diagnosis("entry", f"wrong in one entry alone, {place(where)}")
+    best: tuple[float, str, Array] | None = None
+    for axis in range(a.ndim):
+        others = tuple(i for i in range(a.ndim) if i != axis)
+        some, looked_at = wrong.any(axis=others), e.known.any(axis=others)
+        share = int(np.count_nonzero(some)) / max(int(np.count_nonzero(looked_at)), 1)
+        ends = np.flatnonzero(some)
+        if not len(ends) or share > 0.5 or (best and share >= best[0]):
+            continue
+        if not e.known.all():  # a sample: no more is claimed than a half whose other half is right
+            middle = a.shape[axis] // 2
+            side = slice(None, middle) if ends[-1] < middle else slice(middle, None)
+            sound = looked_at & ~some
+            if (ends[0] < middle) == (ends[-1] >= middle) or np.count_nonzero(sound[side]) or len(ends) < 4:
+                continue
+            some = np.zeros_like(some)
+            some[side] = True
+        best = (
+            share,
+            _span(np.flatnonzero(some), a, axis),
+            np.moveaxis(np.broadcast_to(some, [a.shape[i] for i in (*others, axis)]), -1, axis),
+        )
+    if best is None:
+        return None
+    _, text, inside = best
+    part = replace(
+        e,
+        analytic=a[inside],
+        expected=b[inside],
+        again=None if e.again is None else e.again[inside],
+        terms={name: term[inside] for name, term in e.terms.items()},
+    )
+    inner = first(part, INSIDE)
+    kind = f"part-{inner.kind}" if inner else "part"
+    return Diagnosis(
+        kind, f"right but for {text}" + (f", which are {inner.text}" if inner else ""), inner and inner.score
+    )
+
+
+def _span(indices: Array, a: Array, axis: int) -> str:
+    """Rows or columns in words."""
+    what = (
+        "entries" if a.ndim == 1 else ("column", "row")[axis == 0] + "s" if a.ndim == 2 else f"indices of axis {axis}"
+    )
+    first, last, size = int(indices[0]), int(indices[-1]), a.shape[axis]
+    if len(indices) == 1:
+        return f"{what} {first}".replace("rows ", "row ").replace("columns ", "column ").replace("entries ", "entry ")
+    if last - first + 1 == len(indices):
+        half = " (the second half)" if (first, last) == (size // 2, size - 1) else ""
+        half = " (the first half)" if (first, last) == (0, size // 2 - 1) else half
+        return f"{what} {first} to {last}{half}"
+    return f"{what} {', '.join(map(str, indices[:4]))}" + (f" and {len(indices) - 4} more" if len(indices) > 4 else "")
+
+
+def fewer_digits(e: Evidence) -> Diagnosis | None:
+    """It agrees to a few digits: something was computed in single precision, or a formula is approximate."""
+    score = misfit(*e.pair)
+    if score > DIGITS:
+        return None
+    return Diagnosis(
+        "digits", f"right to {-math.log10(score):.0f} digits and no more: single precision somewhere?", score
+    )
+
+
+def unknown(e: Evidence) -> Diagnosis:
+    """Nothing fits: what can be said all the same."""
+    a, b = e.pair
+    norms = float(np.linalg.norm(a)), float(np.linalg.norm(b))
+    if not len(b) or not norms[0] * norms[1] > 0:
+        return Diagnosis("unknown", "no explanation fits")
+    cosine, share = float(a @ b) / (norms[0] * norms[1]), np.mean(np.abs(a - b) > FIT * np.max(np.abs(b)))
+    return Diagnosis(
+        "unknown",
+        f"no explanation fits: cosine to what it should be {cosine:.3f}, ratio of the norms {norms[0] / norms[1]:.3g}, "
+        f"{100 * share:.0f} % of the entries are off",
+    )
+
+
+HYPOTHESES = (
+    not_finite, forgotten, unfounded, stale, factor, transposed, permuted, one_term, one_part, fewer_digits,
+)  # fmt: skip
+INSIDE = (forgotten, stale, factor, one_term)  # of a part that is wrong
+
+
+def explain(e: Evidence) -> Diagnosis:
+    """The first hypothesis that explains every known entry; what is known besides if there is none."""
+    return e.found or first(e, HYPOTHESES) or unknown(e)
+
+
+def first(e: Evidence, hypotheses: Sequence[Callable[[Evidence], Diagnosis | None]]) -> Diagnosis | None:
+    """What the first hypothesis that explains it says."""
+    return next((found for hypothesis in hypotheses if (found := hypothesis(e)) is not None), None)
+
+
+def place(index: Array) -> str:
+    """An index as it is written in code."""
+    return "[" + ", ".join(str(int(i)) for i in np.atleast_1d(index)) + "]"
+
+
+def _what(e: Evidence) -> str:
+    return "the bias" if e.analytic.ndim == 1 else "its gradient"

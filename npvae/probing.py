@@ -1,0 +1,252 @@
+"""Where a gradient is looked at, what the oracles say there, and the verdict that follows.
+
+A *probe* is a flat index into a parameter array, or a direction through all of it. Of an array that is small enough
+every entry is one; of a larger one a stratified sample of entries, and a few random directions: a direction sees any
+error of the array, be it in one entry of a million, because the analytic slope along it is <gradient, direction>.
+"""
+
+import math
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from npvae.flat import Array
+from npvae.oracles import EPS, Line, Slope, central_difference, complex_step, richardson
+from npvae.reports import OK, UNDECIDED, WRONG, Diagnosis
+
+AFFORDABLE = 2000  # entries in all parameters together that are checked one by one: some seconds for a tiny net
+SAMPLE, DIRECTIONS = 20, 3  # otherwise, of each array: together below 10 s for 784-500-20 on two cores
+
+# Tolerances. All are relative to the largest expected entry of the same array, so that a small array's error does not
+# hide behind a large one's. A right formula in float64 is off by 1e-15 to 1e-12, a wrong one by 1e-3 or more: between
+# them there is room for each oracle's own precision, and none is wide enough to hide a factor.
+COMPLEX = 1e-11  # the complex step has no error but rounding
+RICHARDSON = 1e-9  # and ten times its own estimate besides, of which no more is accepted than
+RESOLVED = 1e-5  # or the gradient is undecided
+DOUBT = 10.0
+# An array whose true gradient is 0 by cancellation (a bias before something that subtracts the mean) has a gradient
+# made of rounding, which is as large as eps times what cancelled. That was no larger than the gradients elsewhere, but
+# for a few sums: so much, relative to the largest expected entry of all arrays, is taken for 0.
+FLOOR = 64 * EPS
+
+
+class Function(NamedTuple):
+    """A loss of arrays that may be moved in place: private copies of parameters, and what computes from them."""
+
+    params: dict[str, Array]
+    loss: Callable[[], Any]
+
+    def line(self, name: str, where: "int | Array") -> Line:
+        """phi(t) = loss at params[name] + t e_i for a flat index i, or + t v for a direction v of the array's shape."""
+        x = self.params[name]
+        v: Any = where.reshape(x.shape) if isinstance(where, np.ndarray) else 1.0
+        part = x if isinstance(where, np.ndarray) else x.reshape(-1)[where : where + 1]
+        kept = part.copy()
+
+        def phi(t: Any) -> Any:
+            part[...] = kept + t * v
+            try:
+                return self.loss()
+            finally:
+                part[...] = kept
+
+        return phi
+
+    def size(self, name: str, where: "int | Array") -> float:
+        """The magnitude of what a probe moves: of the entry or, along a unit vector, of the whole array; at least 1."""
+        x = self.params[name].real
+        moved = np.linalg.norm(x) if isinstance(where, np.ndarray) else abs(x.reshape(-1)[where])
+        return max(1.0, float(moved)) if math.isfinite(moved) else 1.0
+
+
+def choose(shape: tuple[int, ...], entries: int, directions: int, rng: np.random.Generator) -> tuple[Array, Array]:
+    """Flat indices (n,), n <= entries, one from each of equal strata with the first and the last entry among them; and
+    random unit vectors (directions, size), if the indices are not all there are.
+    """
+    size = math.prod(shape)
+    if size <= entries:
+        return np.arange(size), np.empty((0, size))
+    edges = np.linspace(0, size, entries + 1).astype(np.int64)
+    chosen = rng.integers(edges[:-1], edges[1:])
+    chosen[0] = 0
+    if entries > 1:
+        chosen[-1] = size - 1
+    v = rng.standard_normal((directions, size))
+    return chosen, v / np.linalg.norm(v, axis=1, keepdims=True)
+
+
+class Probes(NamedTuple):
+    """Probes of one kind (entries or directions) in one array, and all slopes there, each of shape (n,)."""
+
+    where: Any  # (n,) flat indices or (n, size) directions
+    analytic: Array
+    central: Array
+    exact: Array | None  # complex step, where there is one
+    slopes: tuple[Slope, ...]
+
+    @property
+    def value(self) -> Array:
+        """Richardson's slopes."""
+        return np.array([slope.value for slope in self.slopes])
+
+    @property
+    def doubt(self) -> Array:
+        """Ten times their own estimate of error."""
+        return DOUBT * np.array([slope.error for slope in self.slopes])
+
+    @property
+    def smooth(self) -> Array:
+        """Where there is no kink."""
+        return np.array([not slope.kink for slope in self.slopes], bool)
+
+
+def along(gradient: Array, where: Any) -> Array:
+    """The slopes that a gradient implies at probes: its entries, or its products with directions."""
+    flat = gradient.reshape(-1)
+    return flat[where] if where.ndim == 1 else np.array([v @ flat for v in where])
+
+
+def centrals(real: Function, name: str, where: Any) -> Array:
+    """Central differences at the probes; they also say how large the gradients are before anything else is known."""
+    return np.array([central_difference(real.line(name, _one(i)), real.size(name, _one(i))) for i in where])
+
+
+def probe(
+    real: Function, exact: Function | None, name: str, gradient: Array, where: Any, central: Array, here: float
+) -> Probes:
+    """Ask all oracles. here: the loss where nothing is moved."""
+    wanted = RICHARDSON / DOUBT * largest(central)
+    slopes = tuple(richardson(real.line(name, _one(i)), here, real.size(name, _one(i)), wanted) for i in where)
+    steps = None if exact is None else np.array([complex_step(exact.line(name, _one(i))) for i in where])
+    return Probes(where, along(gradient, where), central, steps, slopes)
+
+
+def _one(i: Any) -> Any:
+    return i if isinstance(i, np.ndarray) else int(i)
+
+
+def largest(a: Array) -> float:
+    """max|a|, NaN if it holds one, 0 if it is empty."""
+    return float(np.max(np.abs(a), initial=0.0))
+
+
+class Judged(NamedTuple):
+    """What follows for probes of one kind. Arrays are (n,)."""
+
+    scale: float  # the largest expected slope; of all arrays, if this one's is not above rounding
+    expected: Array  # by the oracle that is trusted; NaN at kinks and where no oracle is precise enough
+    wrong: Array
+    undecided: Array
+    kinks: Array  # left out
+    complex_error: float | None
+    central_error: float
+    richardson_error: float
+
+
+def is_complex_safe(probes: Probes) -> bool:
+    """Whether the complex step and Richardson's extrapolation agree wherever the loss is smooth."""
+    if probes.exact is None:
+        return False
+    at = probes.smooth
+    scale = max(largest(probes.exact[at]), largest(probes.value[at]))
+    off = np.abs(probes.exact - probes.value)[at]
+    return not np.any(off > RICHARDSON * scale + probes.doubt[at])  # of a NaN the verdict speaks, not this
+
+
+def oracle(probes: Probes, trusted: bool) -> Array:
+    """The slopes that are believed: the complex step's if it is trusted, else Richardson's, NaN at kinks."""
+    return probes.exact if trusted and probes.exact is not None else np.where(probes.smooth, probes.value, np.nan)
+
+
+def judge(probes: Probes, trusted: bool, overall: float) -> Judged:
+    """The verdict. trusted: whether the complex step may acquit. overall: the largest slope of all arrays.
+
+    Richardson's extrapolation convicts. Where it does not, a gradient is acquitted by the complex step, or by
+    Richardson's if that is precise enough; else it is undecided. At a kink, which the complex step does not cross, a
+    gradient that the complex step does not acquit is left out if it lies between the slopes to both sides, with the
+    distance between them to spare: no choice of a subgradient explains more.
+    """
+    a, exact, value, doubt = probes.analytic, probes.exact, probes.value, probes.doubt
+    kinks, believed = ~probes.smooth, oracle(probes, trusted)
+    scale = largest(believed[np.isfinite(believed)])
+    floor = FLOOR * overall
+    acquitted = (
+        np.abs(a - exact) <= COMPLEX * scale + floor if trusted and exact is not None else np.zeros(a.shape, bool)
+    )
+    convicted = ~(np.abs(a - value) <= RICHARDSON * scale + floor + doubt)
+    resolved = doubt <= DOUBT * max(RESOLVED * scale, RICHARDSON * overall)
+    ends = np.array([(slope.left, slope.right) for slope in probes.slopes]).reshape(-1, 2)
+    low, high = ends.min(axis=1, initial=math.inf), ends.max(axis=1, initial=-math.inf)
+    excused = (a >= low - (high - low)) & (a <= high + (high - low))
+
+    unknown = ~np.isfinite(value) & np.isfinite(a)
+    wrong = np.where(kinks, ~acquitted & ~excused, convicted & ~unknown) | ~np.isfinite(a)
+    left_out = kinks & ~acquitted & excused & ~wrong
+    undecided = ~wrong & ~left_out & ~acquitted & ~(resolved & ~kinks)
+
+    shown = overall if scale <= COMPLEX * overall else scale
+    seen = ~left_out
+    return Judged(
+        scale=shown,
+        expected=np.where(seen & (resolved | trusted), believed, np.nan),
+        wrong=wrong,
+        undecided=undecided,
+        kinks=left_out,
+        complex_error=None if exact is None else relative(a[seen] - exact[seen], shown),
+        central_error=relative((a - probes.central)[seen & probes.smooth], shown),
+        richardson_error=relative((a - value)[seen & probes.smooth], shown),
+    )
+
+
+def relative(off: Array, scale: float) -> float:
+    """max|off| / scale; max|off| where scale is 0; NaN if either holds one."""
+    error = largest(off)
+    return error / scale if scale > 0 or math.isnan(scale) else error
+
+
+def verdict(groups: list[Judged]) -> str:
+    """Of an array: wrong if any probe is; undecided if any is, or if all were left out."""
+    if any(group.wrong.any() for group in groups):
+        return WRONG
+    if any(group.undecided.any() for group in groups) or all(
+        group.kinks.all() and group.kinks.size for group in groups
+    ):
+        return UNDECIDED
+    return OK
+
+
+def locate(real: Function, exact: Function | None, name: str, gradient: Array) -> tuple[int, Diagnosis | None]:
+    """The flat index of a wrong entry, for an array that is wrong along its directions and right where it was sampled;
+    and what it says if the entry, or its row or column, is all that is wrong.
+
+    Halved again and again: a direction through half of the array tells whether that half is wrong.
+    """
+    here, rng = float(real.loss()), np.random.default_rng(0)
+    flat = gradient.reshape(-1)
+
+    def is_wrong(mask: Array) -> bool:
+        v = np.where(mask, rng.choice([-1.0, 1.0], flat.size), 0.0)
+        v /= np.linalg.norm(v) or 1.0
+        if exact is not None:
+            slope, doubt = complex_step(exact.line(name, v)), 0.0
+        else:
+            found = richardson(real.line(name, v), here, real.size(name, v), 0.0)
+            slope, doubt = found.value, DOUBT * found.error
+        return bool(abs(slope - v @ flat) > RICHARDSON * np.linalg.norm(flat * v) + doubt)
+
+    low, high = 0, flat.size
+    index = np.arange(flat.size)
+    while high - low > 1:
+        middle = (low + high) // 2
+        low, high = (low, middle) if is_wrong((index >= low) & (index < middle)) else (middle, high)
+    where = np.unravel_index(low, gradient.shape)
+    parts = {"entry": f"wrong in one entry alone, {[int(i) for i in where]}"}
+    masks = {"entry": index == low}
+    for axis, what in enumerate(("row", "column") if gradient.ndim == 2 else ()):
+        parts[what] = f"wrong in {what} {int(where[axis])} alone"
+        masks[what] = np.indices(gradient.shape)[axis].reshape(-1) == where[axis]
+    for what, mask in masks.items():
+        if not is_wrong(~mask):
+            return low, Diagnosis("entry" if what == "entry" else "part", parts[what])
+    return low, None
