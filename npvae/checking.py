@@ -6,7 +6,8 @@ explanations in `diagnosis`, what comes out in `reports`.
 """
 
 import inspect
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from numbers import Real
 from typing import Any
 
 import numpy as np
@@ -18,7 +19,7 @@ from npvae.examination import Problem, Progress, Terms, Values, examine, same
 from npvae.flat import Array, leaves
 from npvae.noise import Purpose, stream
 from npvae.oracles import complex_step
-from npvae.probing import Function
+from npvae.probing import Function, centrals
 from npvae.reports import Report
 from npvae.vae import VAE
 from npvae.workspace import Workspace
@@ -162,7 +163,7 @@ def check_function(
     gradients: Callable[[dict[str, Array]], Mapping[str, Array]],
     params: Values,
     *,
-    terms: Callable[[dict[str, Array]], Mapping[str, Values]] | None = None,
+    terms: Callable[[dict[str, Array]], Mapping[str, Values | float]] | None = None,
     sizes: Mapping[str, float] | None = None,
     entries: int | None = None,
     seed: int = 0,
@@ -175,8 +176,8 @@ def check_function(
     in every call. The order of `params` is taken for that of the forward pass: a gradient that is wrong spoils those
     before it. A loss that takes complex numbers too is checked by the complex step besides.
 
-    terms: terms(params)[term][name], what the gradient is the sum of, if it can be had: a term that is missing or
-    off by a factor is then named. sizes: what factors may be called, such as {"B": 16, "D": 784}. entries: see
+    terms: terms(params)[term], what the loss is the sum of, as numbers; or terms(params)[term][name], what the gradient
+    is the sum of. A term that is missing from the gradient or off by a factor is then named. sizes: what factors may be called, such as {"B": 16, "D": 784}. entries: see
     `gradcheck`. seed: of the probes. progress: is told how many tensors are done, of how many. Raises InputError for
     what is not a dict of float arrays or not a number.
 
@@ -220,7 +221,8 @@ def check_function(
     )
     if terms is not None:
         given = called("terms", terms, copies)
-        problem.terms = _given(given, copies)
+        numbers = isinstance(given, Mapping) and all(isinstance(term, Real) for term in given.values())
+        problem.terms = _losses(given, terms, copies) if numbers else _given(given, copies)
     with np.errstate(all="ignore"):
         derivatives()
     for what in mutated:
@@ -266,6 +268,20 @@ def _parts(whole: Function, reconstruction: Function) -> Terms:
     def terms(name: str, where: Array) -> dict[str, Array]:
         total, part = (np.array([complex_step(f.line(name, int(i))) for i in where]) for f in (whole, reconstruction))
         return {"reconstruction": part, "rate": total - part}
+
+    return terms
+
+
+def _losses(names: Iterable[str], values: Callable[[dict[str, Array]], Any], params: dict[str, Array]) -> Terms:
+    """Of a loss that is a sum: the slopes of each term, by central differences."""
+
+    def part(term: str) -> Function:
+        return Function(params, lambda: values(dict(params))[term])
+
+    parts = {term: part(term) for term in names}
+
+    def terms(name: str, where: Array) -> dict[str, Array]:
+        return {term: centrals(part, name, where) for term, part in parts.items()}
 
     return terms
 

@@ -190,10 +190,19 @@ def look_at_gradients(problem: Problem, rng: np.random.Generator) -> tuple[dict[
         if all(same(first[name], third.get(name)) for name in changed):
             problem.find("stale", f"gradients at the same parameters depend on the call before: {names}")
             return first, {name: second[name] for name in changed}
+        fourth = snapshot(problem.gradients())
+        if all(grows(second[name] - first[name], fourth[name] - third[name]) for name in changed):
+            problem.find("accumulated", f"each call adds to the gradient of the one before, it is not reset: {names}")
+            return first, {name: second[name] for name in changed}
         problem.find(
             "gradient-random", f"the noise is redrawn between forward and backward: two calls differ in {names}"
         )
     return first, {}
+
+
+def grows(step: Array, other: Array) -> bool:
+    """Whether two calls added the same to what was there."""
+    return bool(np.any(step) and largest(step - other) <= RICHARDSON * largest(step))
 
 
 def snapshot(gradients: Mapping[str, Any]) -> dict[str, Any]:

@@ -7,11 +7,11 @@ the order of the forward pass; an array of two axes followed by one of its last 
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from itertools import pairwise
+from itertools import combinations, pairwise
 
 import numpy as np
 
-from npvae.diagnosis import Evidence, explain
+from npvae.diagnosis import FIT, Evidence, explain, misfit
 from npvae.flat import Array
 from npvae.reports import Diagnosis, Finding
 
@@ -73,6 +73,7 @@ def code(found: Sequence[Layer], names: Sequence[str]) -> Code | None:
 def diagnose(evidence: Mapping[str, Evidence], findings: Sequence[Finding]) -> tuple[dict[str, Diagnosis], Diagnosis]:
     """A diagnosis of every wrong array, and one of all together."""
     wrong = {name: explain(e) for name, e in evidence.items() if e.wrong}
+    wrong |= _exchanged(wrong, evidence)
     fatal = next((finding for finding in findings if finding.fatal), None)
     if not wrong:
         if fatal is not None:
@@ -82,13 +83,26 @@ def diagnose(evidence: Mapping[str, Evidence], findings: Sequence[Finding]) -> t
     names = list(evidence)
     where = code(found, names)
     shift = next((f for f in findings if f.kind in ("gradient-random", "loss-random")), None)
+    changes = next((f for f in findings if f.kind == "mutation"), None)
 
     cause = _cause(wrong, found, names)
     wrong |= _of_cause(cause, wrong, where, evidence, random=shift is not None)
     for name in names[: names.index(cause.names[0])]:
         if name in wrong and wrong[name].kind == "unknown":
             wrong[name] = replace(wrong[name], kind="downstream", text=f"follows from {cause.W}, nearer to the loss")
+    if changes is not None:  # the oracles' loss does not run backward, so what it changes makes the gradient wrong
+        return wrong, Diagnosis(changes.kind, changes.text)
     return wrong, _together(cause, wrong, where, evidence, shift)
+
+
+def _exchanged(wrong: Mapping[str, Diagnosis], evidence: Mapping[str, Evidence]) -> dict[str, Diagnosis]:
+    """Arrays of one shape that hold each other's gradients."""
+    found = {}
+    for one, other in combinations([name for name in wrong if wrong[name].kind == "unknown"], 2):
+        pairs = [(evidence[one], evidence[other]), (evidence[other], evidence[one])]
+        if all(a.analytic.shape == b.analytic.shape and misfit(a.analytic[b.known], b.pair[1]) <= FIT for a, b in pairs):
+            found |= {a.name: Diagnosis("exchanged", f"it is the gradient of {b.name}, and the reverse") for a, b in pairs}
+    return found
 
 
 def _cause(wrong: Mapping[str, Diagnosis], found: Sequence[Layer], names: Sequence[str]) -> Layer:
@@ -103,11 +117,12 @@ def _of_cause(
 ) -> dict[str, Diagnosis]:
     """What the layer that is the cause suffers from, if its arrays did not explain themselves."""
     open_ = [name for name in cause.names if name in wrong and wrong[name].kind in ("unknown", "part")]
+    before = list(evidence)[: list(evidence).index(cause.names[0])]
     if not open_ or len(open_) < sum(name in wrong for name in cause.names):
         return {}
     if random or (where is not None and _is_noise(cause, wrong, where, evidence)):
         kind, text = "noise", "not that of the noise of the forward pass: drawn anew, or another row's"
-    elif (where is not None and cause in (where.mu, where.logvar)) or cause.b is None:
+    elif cause.b is None:
         return {}
     elif cause.b not in wrong:
         kind, text = (
@@ -117,6 +132,21 @@ def _of_cause(
         )
     elif cause.W not in wrong:
         kind, text = "bias", "the layer's W is right, so it is not what flows back: the bias is summed wrongly"
+    elif before and not any(name in wrong for name in before):
+        kind, text = (
+            "rows",
+            "the layers before it are right, so it is not what flows back: its sums over the batch leave rows out, or "
+            "count some twice",
+        )
+    elif where is not None and cause in (where.mu, where.logvar):
+        if not all(name in wrong for name in (*where.mu.names, *where.logvar.names)):
+            return {}
+        kind, text = (
+            "activation",
+            "the decoder is right and mu and log sigma are wrong: what flows back to the code is (an activation's "
+            "derivative missing in what is handed down, or W for its transpose)",
+        )
+        open_ = [*where.mu.names, *where.logvar.names]
     else:
         kind, text = (
             "activation",

@@ -89,6 +89,7 @@ def test_the_examples_show_what_a_check_has_to_see():
         assert clipped.any() and not clipped.all(axis=0).any()
         assert np.min(np.abs(np.abs(model.raw) - plain.LIMIT)) > 0.1  # and none is at the bend
         assert all(np.all(value) for value in check.params().values())
+        assert sum(check.terms(check.params()).values()) == check.loss(check.params())
         assert {name: value.shape for name, value in check.gradients(check.params()).items()} == {
             name: value.shape for name, value in check.params().items()
         }

@@ -48,12 +48,12 @@ class VAE:
             top = np.max(log_w, axis=1, keepdims=True)
             w = np.exp(log_w - top)
             self.weight = w / np.sum(w, axis=1, keepdims=True)
-            bound = top[:, 0] + np.log(np.mean(w, axis=1))
+            self.parts = {"bound": -np.mean(top[:, 0] + np.log(np.mean(w, axis=1)))}
         else:
             kl = 0.5 * np.sum(self.mu**2 + np.exp(self.logvar) - self.logvar - 1, axis=1)
             self.weight = np.full((B, K), 1 / K)
-            bound = np.mean(log_px, axis=1) - self.beta * kl
-        return -np.mean(bound)
+            self.parts = {"reconstruction": -np.mean(log_px), "rate": self.beta * np.mean(kl)}
+        return sum(self.parts.values())
 
     def backward(self):
         """Returns the gradient of the last forward's loss by every parameter."""
@@ -81,6 +81,10 @@ class VAE:
         d1 = (dmu @ p["W2"].T + dlogvar @ p["W3"].T) * (1 - self.h**2)
         grads["W1"], grads["b1"] = self.x.T @ d1, np.sum(d1, axis=0)
         return grads
+
+    def terms(self):
+        """What the last forward's loss is the sum of."""
+        return self.parts
 
     def step(self, grads, lr=1e-3, b1=0.9, b2=0.999, tiny=1e-8):
         """Adam (Kingma & Ba 2015)."""
@@ -113,17 +117,22 @@ class LinearAE:
         self.y = self.z @ self.p["W"].T
         return np.sum((self.y - x) ** 2) / len(x)
 
-    def backward(self):
+    def terms(self):
+        """What the gradient is the sum of: W encodes and decodes."""
         dy = 2 * (self.y - self.x) / len(self.x)
         dz = dy @ self.p["W"]
-        return {"W": self.x.T @ dz + dy.T @ self.z}
+        return {"encoding": {"W": self.x.T @ dz}, "decoding": {"W": dy.T @ self.z}}
+
+    def backward(self):
+        terms = self.terms()
+        return {"W": terms["encoding"]["W"] + terms["decoding"]["W"]}
 
 
 class Check:
     """What `npvae gradcheck` asks for: a model on a fixed batch, with fixed noise."""
 
-    def __init__(self, model, x):
-        self.model, self.x, self.start = model, x, model.p
+    def __init__(self, model, x, **sizes):
+        self.model, self.x, self.start, self.sizes = model, x, model.p, {"B": len(x), **sizes}
 
     def params(self):
         return self.start
@@ -133,8 +142,13 @@ class Check:
         return self.model.forward(self.x)
 
     def gradients(self, params):
-        self.loss(params)
+        """Right after loss(params)."""
+        self.model.p = params
         return self.model.backward()
+
+    def terms(self, params):
+        self.loss(params)
+        return self.model.terms()
 
 
 def example(H, iwae=False):
@@ -143,7 +157,7 @@ def example(H, iwae=False):
     for value in model.p.values():
         value += 0.3 * rng.standard_normal(value.shape)
     model.p["b3"][0] = -LIMIT
-    return Check(model, rng.random((5, 7)))
+    return Check(model, rng.random((5, 7)), D=7, H=H, Z=4, K=3, beta=0.6)
 
 
 def elbo():
@@ -160,4 +174,4 @@ def square():
 
 
 def linear():
-    return Check(LinearAE(D=7, Z=4), np.random.default_rng(2).random((5, 7)))
+    return Check(LinearAE(D=7, Z=4), np.random.default_rng(2).random((5, 7)), D=7, Z=4)

@@ -25,7 +25,7 @@ CHECKS = ("elbo", "iwae", "square", "linear")  # the functions of plain.py that 
 def check(module: ModuleType, name: str) -> Report:
     """The gradient check of one of `CHECKS`."""
     made = getattr(module, name)()
-    return check_function(made.loss, made.gradients, made.params())
+    return check_function(made.loss, made.gradients, made.params(), terms=made.terms, sizes=made.sizes)
 
 
 def gradient(module: ModuleType) -> Testimony:

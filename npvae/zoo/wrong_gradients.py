@@ -15,6 +15,11 @@ NO_BATCH_MEAN = (
     ("dmu += self.beta * self.mu / B", "dmu += self.beta * self.mu"),
     ("(np.exp(self.logvar) - 1) / B", "(np.exp(self.logvar) - 1)"),
 )
+BATCH_SUM = (
+    ("-np.mean(top[:, 0]", "-np.sum(top[:, 0]"),
+    ("-np.mean(log_px)", "-np.sum(log_px) / K"),
+    ("self.beta * np.mean(kl)", "self.beta * np.sum(kl)"),
+)
 ANALYTIC_KL = (
     (PRIOR_PATH, ""),
     (
@@ -166,7 +171,7 @@ WRONG_GRADIENTS = (
         "sum-forward-mean-backward",
         "The loss is summed over the batch, its gradient averaged.",
         "reported losses grow with the batch size; training looks fine",
-        (("return -np.mean(bound)", "return -np.sum(bound)"),),
+        BATCH_SUM,
         "gradient",
         "factor",
     ),
@@ -288,7 +293,7 @@ WRONG_GRADIENTS = (
         "tied-one-term",
         "The one matrix of x W W^T is used twice, so its gradient has two terms; only the decoder's is written.",
         "does not land on the principal subspace",
-        (("self.x.T @ dz + dy.T @ self.z", "dy.T @ self.z"),),
+        (('terms["encoding"]["W"] + terms["decoding"]["W"]', 'terms["decoding"]["W"]'),),
         "gradient",
         "missing-term",
     ),

@@ -1,7 +1,7 @@
 """Bugs that no derivative sees: forward and backward agree on a wrong loss, or the training around them is wrong."""
 
 from npvae.zoo.bug import Bug
-from npvae.zoo.wrong_gradients import ANALYTIC_KL, NO_BATCH_MEAN
+from npvae.zoo.wrong_gradients import ANALYTIC_KL, BATCH_SUM, NO_BATCH_MEAN
 
 DRAW = "self.rng.standard_normal((B, K, self.mu.shape[1]))"
 FORWARD_KL = "kl = 0.5 * np.sum(self.mu**2 + np.exp(self.logvar) - self.logvar - 1, axis=1)"
@@ -14,7 +14,7 @@ WRONG_LOSSES = (
         "The closed form that papers print is minus the KL; taken for the KL, it has the wrong sign.",
         "the loss falls below what any model could reach, then codes and loss run away",
         (
-            ("- self.beta * kl", "+ self.beta * kl"),
+            ("self.beta * np.mean(kl)", "-self.beta * np.mean(kl)"),
             (DMU, DMU.replace("+=", "-=")),
             (DLOGVAR, DLOGVAR.replace("+=", "-=")),
         ),
@@ -88,7 +88,7 @@ WRONG_LOSSES = (
         "The constructor takes beta and stores it; neither loss nor gradient reads it.",
         "every beta trains the same model",
         (
-            ("- self.beta * kl", "- kl"),
+            ("self.beta * np.mean(kl)", "np.mean(kl)"),
             (DMU, DMU.replace("self.beta * ", "")),
             (DLOGVAR, DLOGVAR.replace("self.beta * ", "")),
         ),
@@ -122,7 +122,7 @@ WRONG_LOSSES = (
         "batch-sum",
         "Loss and gradient are summed over the batch: they agree, and the learning rate depends on the batch size.",
         "losses of different batch sizes cannot be compared; large batches diverge",
-        (("return -np.mean(bound)", "return -np.sum(bound)"), *NO_BATCH_MEAN),
+        (*BATCH_SUM, *NO_BATCH_MEAN),
         "images",
         "sum over B",
     ),
@@ -154,7 +154,7 @@ WRONG_LOSSES = (
         "mean_k log w_k instead of log mean_k w_k: K samples, and still the ELBO.",
         "more samples do not tighten the bound",
         (
-            ("bound = top[:, 0] + np.log(np.mean(w, axis=1))", "bound = np.mean(log_w, axis=1)"),
+            ("-np.mean(top[:, 0] + np.log(np.mean(w, axis=1)))", "-np.mean(log_w)"),
             ("self.weight = w / np.sum(w, axis=1, keepdims=True)", "self.weight = np.full((B, K), 1 / K)"),
         ),
         "samples",
@@ -168,11 +168,11 @@ WRONG_LOSSES = (
         (
             ("            self.weight = np.full((B, K), 1 / K)\n", ""),
             (
-                "bound = np.mean(log_px, axis=1) - self.beta * kl",
+                'self.parts = {"reconstruction": -np.mean(log_px),',
                 "top = np.max(log_px, axis=1, keepdims=True)\n"
                 "            w = np.exp(log_px - top)\n"
                 "            self.weight = w / np.sum(w, axis=1, keepdims=True)\n"
-                "            bound = top[:, 0] + np.log(np.mean(w, axis=1)) - self.beta * kl",
+                '            self.parts = {"reconstruction": -np.mean(top[:, 0] + np.log(np.mean(w, axis=1))),',
             ),
         ),
         "samples",
