@@ -100,8 +100,12 @@ def _exchanged(wrong: Mapping[str, Diagnosis], evidence: Mapping[str, Evidence])
     found = {}
     for one, other in combinations([name for name in wrong if wrong[name].kind == "unknown"], 2):
         pairs = [(evidence[one], evidence[other]), (evidence[other], evidence[one])]
-        if all(a.analytic.shape == b.analytic.shape and misfit(a.analytic[b.known], b.pair[1]) <= FIT for a, b in pairs):
-            found |= {a.name: Diagnosis("exchanged", f"it is the gradient of {b.name}, and the reverse") for a, b in pairs}
+        if all(
+            a.analytic.shape == b.analytic.shape and misfit(a.analytic[b.known], b.pair[1]) <= FIT for a, b in pairs
+        ):
+            found |= {
+                a.name: Diagnosis("exchanged", f"it is the gradient of {b.name}, and the reverse") for a, b in pairs
+            }
     return found
 
 
@@ -116,12 +120,20 @@ def _of_cause(
     cause: Layer, wrong: Mapping[str, Diagnosis], where: Code | None, evidence: Mapping[str, Evidence], *, random: bool
 ) -> dict[str, Diagnosis]:
     """What the layer that is the cause suffers from, if its arrays did not explain themselves."""
+    alone = _units(cause, evidence)
+    if alone:
+        text = f"only unit {alone} of the layer is wrong: a clamp, a mask or a slice that backward does not share"
+        return {name: replace(wrong[name], kind="unit", text=text) for name in cause.names}
     open_ = [name for name in cause.names if name in wrong and wrong[name].kind in ("unknown", "part")]
     before = list(evidence)[: list(evidence).index(cause.names[0])]
     if not open_ or len(open_) < sum(name in wrong for name in cause.names):
         return {}
     if random or (where is not None and _is_noise(cause, wrong, where, evidence)):
-        kind, text = "noise", "not that of the noise of the forward pass: drawn anew, or another row's"
+        kind, text = (
+            "noise",
+            "not that of the noise of the forward pass: drawn anew, or another row's"
+            + ("" if random else "; or sigma's derivative by its logarithm is another function of sigma"),
+        )
     elif cause.b is None:
         return {}
     elif cause.b not in wrong:
@@ -151,9 +163,27 @@ def _of_cause(
         kind, text = (
             "activation",
             "all that is nearer to the loss is right, all of this layer wrong: what flows back "
-            "to it is (its activation's derivative missing or of another layer, or W for its transpose)",
+            "to it is (its activation's derivative missing, twice or of another layer, W for its transpose, or "
+            "a path from it left out)",
         )
     return {name: replace(wrong[name], kind=kind, text=text) for name in open_}
+
+
+def _units(cause: Layer, evidence: Mapping[str, Evidence]) -> str:
+    """The units of a layer that are wrong in W and in b, if they are fewer than half of them; else ""."""
+    if cause.b is None or not all(evidence[name].known.all() for name in cause.names):
+        return ""
+    W, b = (_off(evidence[name]) for name in cause.names)
+    units, b = W.any(axis=0), b.reshape(-1)
+    if not np.array_equal(units, b) or not units.any() or 2 * np.count_nonzero(units) >= len(units):
+        return ""
+    return ", ".join(map(str, np.flatnonzero(units)))
+
+
+def _off(e: Evidence) -> Array:
+    """Where an array is wrong, as a mask."""
+    wrong: Array = e.known & ~(np.abs(e.analytic - e.expected) <= FIT * np.max(np.abs(e.pair[1]), initial=0.0))
+    return wrong
 
 
 def _is_noise(cause: Layer, wrong: Mapping[str, Diagnosis], where: Code, evidence: Mapping[str, Evidence]) -> bool:
@@ -168,8 +198,7 @@ def _is_noise(cause: Layer, wrong: Mapping[str, Diagnosis], where: Code, evidenc
 def _half_wrong(e: Evidence) -> bool:
     """Whether entries are wrong in the second half of the last axis alone."""
     middle = e.analytic.shape[-1] // 2
-    scale = float(np.max(np.abs(e.pair[1]), initial=0.0))
-    wrong = e.known & ~(np.abs(e.analytic - e.expected) <= 1e-6 * scale)
+    wrong = _off(e)
     return bool(wrong[..., middle:].any() and not wrong[..., :middle].any())
 
 

@@ -84,7 +84,7 @@ def test_the_examples_show_what_a_check_has_to_see():
     for check in (plain.elbo(), plain.iwae(), plain.square()):
         assert check.loss(check.params()) == check.loss(check.params())
         model = check.model
-        assert check.x.shape == (5, 7) and (model.K, model.beta) == (3, 0.6)
+        assert check.x.shape == (5, 7) and (model.K, model.beta) == (3, 0.65)
         clipped = np.abs(model.raw) > plain.LIMIT
         assert clipped.any() and not clipped.all(axis=0).any()
         assert np.min(np.abs(np.abs(model.raw) - plain.LIMIT)) > 0.1  # and none is at the bend

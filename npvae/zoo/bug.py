@@ -16,7 +16,8 @@ class Bug:
 
     name: what it is. story: how it comes about, and what it leads to. symptom: what is seen from outside. patches:
     (right text, wrong text) pairs, each right text occurring once. killer: who is to find it, "gradient" or a
-    witness. kind: the diagnosis that names it.
+    witness. kind: the diagnosis that names it; words: what
+    that has to say besides, such as the layer or the factor.
     """
 
     name: str
@@ -25,6 +26,7 @@ class Bug:
     patches: tuple[tuple[str, str], ...]
     killer: str
     kind: str
+    words: str = ""
 
     def source(self) -> str:
         """`plain.py` with this bug in it."""

@@ -19,7 +19,7 @@ from npvae.zoo.wrong_gradients import WRONG_GRADIENTS
 from npvae.zoo.wrong_losses import WRONG_LOSSES
 
 BUGS = {bug.name: bug for bug in (*WRONG_GRADIENTS, *WRONG_LOSSES)}
-CHECKS = ("elbo", "iwae", "square", "linear")  # the functions of plain.py that return something to check
+CHECKS = ("elbo", "iwae", "linear", "square")  # the functions of plain.py that return something to check
 
 
 def check(module: ModuleType, name: str) -> Report:
@@ -29,12 +29,38 @@ def check(module: ModuleType, name: str) -> Report:
 
 
 def gradient(module: ModuleType) -> Testimony:
-    """Every gradient is the derivative of its loss: three oracles on every entry of the three models."""
+    """Every gradient is the derivative of its loss, at every entry of small models.
+
+    Some mistakes raise an exception unless a layer is square: where something does, a square model is checked too.
+    """
+    reports, raised = {}, ""
     for name in CHECKS:
-        report = check(module, name)
-        if not report.ok:
-            return Testimony("gradient", False, report.diagnosis.kind, f"{name}: {report.diagnosis.text}")
-    return passed("gradient", "every gradient is the derivative of its loss")
+        if name == "square" and not raised:
+            continue
+        try:
+            reports[name] = check(module, name)
+        except Exception as error:
+            raised = raised or f"{name} raises {type(error).__name__}: {error}"
+    failing = [name for name, report in reports.items() if not report.ok]
+    if failing:
+        name, diagnosis = failing[0], reports[failing[0]].diagnosis
+        kind, text = only_one_bound(failing, reports[name]) or (diagnosis.kind, diagnosis.text)
+        return Testimony("gradient", False, kind, f"{name}: {text}")
+    return Testimony("gradient", False, "raises", raised) if raised else passed("gradient", "every gradient is right")
+
+
+def only_one_bound(failing: list[str], report: Report) -> tuple[str, str] | None:
+    """What follows, where the gradient explains nothing by itself, from one bound being wrong and the other right."""
+    if report.diagnosis.kind not in ("activation", "noise", "unknown"):
+        return None
+    decoder = [one.name for one in report.tensors if one.name in ("W4", "b4", "W5", "b5") and not one.ok]
+    if failing == ["iwae"] and decoder:
+        return "importance-weights", "the ELBO is right and here the decoder is wrong too: the importance weights are"
+    if failing == ["iwae"]:
+        return "importance-rate", "the ELBO is right and here the encoder is wrong: log q(z|x) - log p(z), or its path"
+    if failing == ["elbo"] and not decoder:
+        return "closed-form", "the importance-weighted bound is right and here the encoder is wrong: the closed-form KL"
+    return None
 
 
 KILLERS: dict[str, Callable[[Any], Testimony]] = {
@@ -51,6 +77,10 @@ def ask(killer: str, module: ModuleType) -> Testimony:
             return KILLERS[killer](module)
         except Exception as error:
             return Testimony(killer, False, "raises", f"raises {type(error).__name__}: {error}")
+
+
+# Diagnoses that give the place and a short list, of which one is right.
+NARROWED = ("activation", "noise", "rows", "unit", "closed-form", "importance-weights", "importance-rate")
 
 
 class Case(NamedTuple):
@@ -75,16 +105,18 @@ class Case(NamedTuple):
         return self.found[0].text if self.found else ""
 
     @property
-    def named(self) -> bool:
-        """Whether those words call it what it is."""
-        return bool(self.found) and self.found[0].kind == self.bug.kind
+    def named(self) -> str:
+        """Whether those words call it what it is: "yes", "narrowed" to a place and a few candidates, or "no"."""
+        if not self.found or self.found[0].kind != self.bug.kind or self.bug.words not in self.found[0].text:
+            return "no"
+        return "narrowed" if self.bug.kind in NARROWED else "yes"
 
 
 @cache
 def case(name: str) -> Case:
     """Run all killers on the bug called `name`."""
-    bug = BUGS[name]
-    return Case(bug, tuple(ask(killer, as_module(bug.source(), name)) for killer in KILLERS))
+    module = as_module(BUGS[name].source(), name)
+    return Case(BUGS[name], tuple(ask(killer, module) for killer in KILLERS))
 
 
 class Survey(NamedTuple):
@@ -102,7 +134,7 @@ class Survey(NamedTuple):
         rows = [("bug", "killed by", "named", "diagnosis")]
         for one in self.cases:
             killers = ", ".join(testimony.killer for testimony in one.found) if one.killed else "SURVIVES"
-            rows.append((one.bug.name, killers, "yes" if one.named else "no", one.diagnosis))
+            rows.append((one.bug.name, killers, one.named, one.diagnosis))
         widths = [max(len(row[column]) for row in rows) for column in range(3)]
         lines = ["  ".join([*(f"{row[i]:<{widths[i]}}" for i in range(3)), row[3]]).rstrip() for row in rows]
         accused = [f"correct code accused by {said.killer}: {said.text}" for said in self.correct if not said.ok]
@@ -112,10 +144,10 @@ class Survey(NamedTuple):
         """How many are killed, by whom, and named."""
         total, killed = len(self.cases), sum(one.killed for one in self.cases)
         seen = sum(one.found[:1] != () and one.found[0].killer == "gradient" for one in self.cases)
-        named = sum(one.named for one in self.cases)
+        named, narrowed = (sum(one.named == how for one in self.cases) for how in ("yes", "narrowed"))
         return (
             f"{killed} of {total} bugs killed, {seen} by the gradient check, the others by statistics and identities "
-            f"alone; {named} named correctly ({named / total:.0%})"
+            f"alone; {named} named ({named / total:.0%}), {narrowed} more narrowed to a place and a few candidates"
         )
 
     def to_dict(self) -> dict[str, Any]:
@@ -124,7 +156,8 @@ class Survey(NamedTuple):
             "ok": self.ok,
             "bugs": len(self.cases),
             "killed": sum(one.killed for one in self.cases),
-            "named": sum(one.named for one in self.cases),
+            "named": sum(one.named == "yes" for one in self.cases),
+            "narrowed": sum(one.named == "narrowed" for one in self.cases),
             "correct": [testimony._asdict() for testimony in self.correct],
             "cases": [
                 {

@@ -40,6 +40,7 @@ WRONG_GRADIENTS = (
         ),
         "gradient",
         "term",
+        "rate is the negative",
     ),
     Bug(
         "kl-half-missing-in-backward",
@@ -48,6 +49,7 @@ WRONG_GRADIENTS = (
         (("dlogvar += 0.5 * self.beta * (np", "dlogvar += self.beta * (np"),),
         "gradient",
         "term",
+        "rate is 2 times",
     ),
     Bug(
         "kl-std-for-variance-in-backward",
@@ -55,7 +57,7 @@ WRONG_GRADIENTS = (
         "trains; sigmas settle at other values than the loss asks for",
         (("(np.exp(self.logvar) - 1) / B", "(self.std - 1) / B"),),
         "gradient",
-        "sigma-power",
+        "closed-form",
     ),
     Bug(
         "kl-not-averaged-in-backward",
@@ -67,6 +69,7 @@ WRONG_GRADIENTS = (
         ),
         "gradient",
         "term",
+        "rate is 5 times what it should be (B)",
     ),
     Bug(
         "beta-ignored-in-backward",
@@ -78,6 +81,7 @@ WRONG_GRADIENTS = (
         ),
         "gradient",
         "term",
+        "(1/beta)",
     ),
     # ── The sampled code ─────────────────────────────────────────────────────────────────────────────────────────────
     Bug(
@@ -87,6 +91,7 @@ WRONG_GRADIENTS = (
         (("axis=1) * 0.5 * self.std", "axis=1) * self.std"),),
         "gradient",
         "term",
+        "reconstruction is 2 times",
     ),
     Bug(
         "variance-for-std-in-backward",
@@ -94,7 +99,7 @@ WRONG_GRADIENTS = (
         "trains; goes astray as sigmas shrink",
         (("axis=1) * 0.5 * self.std", "axis=1) * 0.5 * np.exp(self.logvar)"),),
         "gradient",
-        "sigma-power",
+        "sigma",
     ),
     Bug(
         "sigma-path-forgotten",
@@ -107,7 +112,8 @@ WRONG_GRADIENTS = (
             ),
         ),
         "gradient",
-        "missing-term",
+        "term",
+        "reconstruction is missing",
     ),
     Bug(
         "noise-detached",
@@ -121,7 +127,8 @@ WRONG_GRADIENTS = (
             ),
         ),
         "gradient",
-        "missing-term",
+        "term",
+        "reconstruction is missing",
     ),
     Bug(
         "noise-redrawn",
@@ -129,7 +136,8 @@ WRONG_GRADIENTS = (
         "trains slowly, sigmas wander; the decoder is fine",
         (("np.sum(dz * self.eps, axis=1)", "np.sum(dz * self.rng.standard_normal(dz.shape), axis=1)"),),
         "gradient",
-        "redrawn-noise",
+        "noise",
+        "drawn anew",
     ),
     Bug(
         "clamp-without-derivative",
@@ -137,6 +145,7 @@ WRONG_GRADIENTS = (
         "nothing for long; where logvar hits the limit it drifts on and never comes back",
         (("        dlogvar *= np.abs(self.raw) < LIMIT\n", ""),),
         "gradient",
+        "unit",
         "clamp",
     ),
     Bug(
@@ -149,6 +158,7 @@ WRONG_GRADIENTS = (
         ),
         "gradient",
         "exchanged",
+        "b2",
     ),
     Bug(
         "logvar-head-cut",
@@ -156,7 +166,8 @@ WRONG_GRADIENTS = (
         "trains; sigmas are poor because the hidden layer does not serve them",
         (('dmu @ p["W2"].T + dlogvar @ p["W3"].T', 'dmu @ p["W2"].T'),),
         "gradient",
-        "missing-term",
+        "activation",
+        "W1",
     ),
     # ── Factors ──────────────────────────────────────────────────────────────────────────────────────────────────────
     Bug(
@@ -166,6 +177,7 @@ WRONG_GRADIENTS = (
         NO_BATCH_MEAN,
         "gradient",
         "factor",
+        "whole gradient is 5 times what it should be (B)",
     ),
     Bug(
         "sum-forward-mean-backward",
@@ -174,6 +186,7 @@ WRONG_GRADIENTS = (
         BATCH_SUM,
         "gradient",
         "factor",
+        "(1/B)",
     ),
     Bug(
         "pixel-mean-in-backward",
@@ -182,6 +195,7 @@ WRONG_GRADIENTS = (
         (("(self.y - t)", "(self.y - t) / t.shape[1]"),),
         "gradient",
         "factor",
+        "(1/D)",
     ),
     Bug(
         "sample-mean-missing",
@@ -190,6 +204,7 @@ WRONG_GRADIENTS = (
         (("np.full((B, K), 1 / K)", "np.ones((B, K))"),),
         "gradient",
         "factor",
+        "(K)",
     ),
     # ── Layers ───────────────────────────────────────────────────────────────────────────────────────────────────────
     Bug(
@@ -198,7 +213,8 @@ WRONG_GRADIENTS = (
         "trains slowly, and stalls where pixels are sure and wrong",
         (("(self.y - t)", "(self.y - t) * self.y * (1 - self.y)"),),
         "gradient",
-        "activation-twice",
+        "activation",
+        "W5",
     ),
     Bug(
         "pre-for-post-activation",
@@ -213,6 +229,7 @@ WRONG_GRADIENTS = (
         ),
         "gradient",
         "activation",
+        "W1",
     ),
     Bug(
         "activation-derivative-missing",
@@ -220,7 +237,8 @@ WRONG_GRADIENTS = (
         "trains, worse than it could; nothing looks wrong",
         ((" * (1 - self.g**2)", ""),),
         "gradient",
-        "activation-missing",
+        "activation",
+        "W4",
     ),
     Bug(
         "sigmoid-derivative-for-tanh",
@@ -229,6 +247,7 @@ WRONG_GRADIENTS = (
         (("(1 - self.g**2)", "self.g * (1 - self.g)"),),
         "gradient",
         "activation",
+        "W4",
     ),
     Bug(
         "stale-delta",
@@ -242,7 +261,8 @@ WRONG_GRADIENTS = (
             ),
         ),
         "gradient",
-        "activation-missing",
+        "activation",
+        "what flows back to the code",
     ),
     Bug(
         "weight-not-transposed",
@@ -250,7 +270,8 @@ WRONG_GRADIENTS = (
         "the decoder trains, the encoder does not",
         (('d4 @ p["W4"].T', 'd4 @ p["W4"]'),),
         "gradient",
-        "weight-not-transposed",
+        "activation",
+        "W3",
     ),
     Bug(
         "gradient-transposed",
@@ -259,6 +280,7 @@ WRONG_GRADIENTS = (
         (("self.h.T @ dmu,", "dmu.T @ self.h,"),),
         "gradient",
         "transposed",
+        "W2",
     ),
     Bug(
         "bias-without-sum",
@@ -267,6 +289,7 @@ WRONG_GRADIENTS = (
         (("np.sum(d4, axis=0)", "d4"),),
         "gradient",
         "shape",
+        "b4",
     ),
     Bug(
         "bias-mean",
@@ -275,6 +298,7 @@ WRONG_GRADIENTS = (
         (("np.sum(d5, axis=0)", "np.mean(d5, axis=0)"),),
         "gradient",
         "factor",
+        "(1/(B K))",
     ),
     Bug(
         "last-row-lost",
@@ -287,7 +311,8 @@ WRONG_GRADIENTS = (
             ),
         ),
         "gradient",
-        "row-missing",
+        "rows",
+        "W5",
     ),
     Bug(
         "tied-one-term",
@@ -295,7 +320,8 @@ WRONG_GRADIENTS = (
         "does not land on the principal subspace",
         (('terms["encoding"]["W"] + terms["decoding"]["W"]', 'terms["decoding"]["W"]'),),
         "gradient",
-        "missing-term",
+        "term",
+        "encoding is missing",
     ),
     # ── Importance weights ───────────────────────────────────────────────────────────────────────────────────────────
     Bug(
@@ -304,7 +330,7 @@ WRONG_GRADIENTS = (
         "importance-weighted training is unstable; one sample looks right",
         (("self.weight = w / np.sum(w, axis=1, keepdims=True)", "self.weight = w"),),
         "gradient",
-        "per-image-factor",
+        "importance-weights",
     ),
     Bug(
         "weights-in-wrong-order",
@@ -312,7 +338,7 @@ WRONG_GRADIENTS = (
         "importance-weighted training learns slowly; one sample is right",
         (("weight.reshape(-1, 1)", "weight.T.reshape(-1, 1)"),),
         "gradient",
-        "permuted-rows",
+        "importance-weights",
     ),
     Bug(
         "prior-path-forgotten",
@@ -320,7 +346,7 @@ WRONG_GRADIENTS = (
         "importance-weighted codes run away from the prior",
         ((PRIOR_PATH, ""),),
         "gradient",
-        "missing-term",
+        "importance-rate",
     ),
     Bug(
         "analytic-kl-in-backward",
@@ -328,7 +354,7 @@ WRONG_GRADIENTS = (
         "like an ELBO with odd weights: the bound does not tighten with K",
         ANALYTIC_KL,
         "gradient",
-        "other-rate",
+        "importance-rate",
     ),
     # ── What is left from before ─────────────────────────────────────────────────────────────────────────────────────
     Bug(
@@ -348,6 +374,7 @@ WRONG_GRADIENTS = (
         ),
         "gradient",
         "stale",
+        "W4",
     ),
     Bug(
         "gradients-accumulated",
@@ -375,6 +402,6 @@ WRONG_GRADIENTS = (
             ),
         ),
         "gradient",
-        "mutates",
+        "mutation",
     ),
 )
