@@ -6,8 +6,7 @@ explanations in `diagnosis`, what comes out in `reports`.
 """
 
 import inspect
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from numbers import Real
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -15,11 +14,11 @@ import numpy as np
 from npvae import noise
 from npvae.bounds import ELBO
 from npvae.errors import InputError
-from npvae.examination import Problem, Progress, Terms, Values, examine, same
+from npvae.examination import Problem, Progress, Terms, Values, as_number, examine, same
 from npvae.flat import Array, leaves
 from npvae.noise import Purpose, stream
-from npvae.oracles import complex_step
-from npvae.probing import Function, centrals
+from npvae.oracles import complex_step, richardson
+from npvae.probing import Function
 from npvae.reports import Report
 from npvae.vae import VAE
 from npvae.workspace import Workspace
@@ -163,7 +162,7 @@ def check_function(
     gradients: Callable[[dict[str, Array]], Mapping[str, Array]],
     params: Values,
     *,
-    terms: Callable[[dict[str, Array]], Mapping[str, Values | float]] | None = None,
+    terms: Callable[[dict[str, Array]], Mapping[str, float | Values]] | None = None,
     sizes: Mapping[str, float] | None = None,
     entries: int | None = None,
     seed: int = 0,
@@ -176,8 +175,9 @@ def check_function(
     in every call. The order of `params` is taken for that of the forward pass: a gradient that is wrong spoils those
     before it. A loss that takes complex numbers too is checked by the complex step besides.
 
-    terms: terms(params)[term], what the loss is the sum of, as numbers; or terms(params)[term][name], what the gradient
-    is the sum of. A term that is missing from the gradient or off by a factor is then named. sizes: what factors may be called, such as {"B": 16, "D": 784}. entries: see
+    terms: terms(params) is what the loss is the sum of, as numbers by name such as {"reconstruction": 81.2, "rate":
+    5.3}, or what the gradient is the sum of, as dicts like what gradients returns: a term that is missing or off by a
+    factor is then named. sizes: what factors may be called, such as {"B": 16, "D": 784}. entries: see
     `gradcheck`. seed: of the probes. progress: is told how many tensors are done, of how many. Raises InputError for
     what is not a dict of float arrays or not a number.
 
@@ -220,9 +220,7 @@ def check_function(
         scales=dict(sizes or {}),
     )
     if terms is not None:
-        given = called("terms", terms, copies)
-        numbers = isinstance(given, Mapping) and all(isinstance(term, Real) for term in given.values())
-        problem.terms = _losses(given, terms, copies) if numbers else _given(given, copies)
+        problem.terms = _given(terms, problem.real)
     with np.errstate(all="ignore"):
         derivatives()
     for what in mutated:
@@ -272,27 +270,27 @@ def _parts(whole: Function, reconstruction: Function) -> Terms:
     return terms
 
 
-def _losses(names: Iterable[str], values: Callable[[dict[str, Array]], Any], params: dict[str, Array]) -> Terms:
-    """Of a loss that is a sum: the slopes of each term, by central differences."""
+def _given(terms: Callable[[dict[str, Array]], Any], real: Function) -> Terms:
+    """Of somebody's terms, the slopes at entries of an array: of a number by the oracle, of a gradient its entries."""
 
-    def part(term: str) -> Function:
-        return Function(params, lambda: values(dict(params))[term])
+    def ask() -> dict[str, Any]:
+        result = terms(dict(real.params))
+        if not isinstance(result, Mapping):
+            raise InputError(f"terms must return a dict of numbers or of dicts of arrays, got {type(result).__name__}")
+        return dict(result)
 
-    parts = {term: part(term) for term in names}
+    def slopes(name: str, where: Array) -> dict[str, Array]:
+        found, x = {}, real.params[name]
+        for term, value in ask().items():
+            if isinstance(value, Mapping):
+                gradient = np.asarray(value.get(name, np.zeros_like(x)))
+                if gradient.shape != x.shape:
+                    raise InputError(f"terms: {term} of {name} must have shape {x.shape}, got {gradient.shape}")
+                found[term] = gradient.reshape(-1)[where]
+            else:
+                part, here = Function(real.params, lambda term=term: as_number(ask()[term])), as_number(value)  # type: ignore[misc]
+                each = (richardson(part.line(name, int(i)), here, real.size(name, int(i)), 0.0) for i in where)
+                found[term] = np.array([slope.value for slope in each])
+        return found
 
-    def terms(name: str, where: Array) -> dict[str, Array]:
-        return {term: centrals(part, name, where) for term, part in parts.items()}
-
-    return terms
-
-
-def _given(named: Any, params: Values) -> Terms:
-    """Of terms[term][name], the entries of one array."""
-    if not isinstance(named, Mapping) or not all(isinstance(term, Mapping) for term in named.values()):
-        raise InputError("terms must return a dict of dicts, terms(params)[term][name]")
-
-    def terms(name: str, where: Array) -> dict[str, Array]:
-        found = {term: np.asarray(values.get(name, np.zeros_like(params[name]))) for term, values in named.items()}
-        return {term: value.reshape(-1)[where] for term, value in found.items() if value.shape == params[name].shape}
-
-    return terms
+    return slopes

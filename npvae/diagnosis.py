@@ -46,6 +46,17 @@ class Evidence:
         return np.isfinite(self.expected)
 
     @property
+    def off(self) -> Array:
+        """Where it is known to be wrong, as a mask."""
+        near: Array = np.abs(self.analytic - self.expected) <= FIT * self.scale
+        return self.known & ~near
+
+    @property
+    def scale(self) -> float:
+        """The largest expected value."""
+        return float(np.max(np.abs(self.expected[self.known]), initial=0.0))
+
+    @property
     def pair(self) -> tuple[Array, Array]:
         """The analytic and the expected values (n,) where both are known."""
         return self.analytic[self.known], self.expected[self.known]
@@ -74,7 +85,7 @@ def forgotten(e: Evidence) -> Diagnosis | None:
     b = e.expected[e.known]
     if e.analytic.any() or not b.any():
         return None
-    return Diagnosis("forgotten", f"zero throughout, though the loss depends on it: {_what(e)} was forgotten", 0.0)
+    return Diagnosis("forgotten", "forgotten: zero throughout, though the loss depends on it", 0.0)
 
 
 def unfounded(e: Evidence) -> Diagnosis | None:
@@ -111,7 +122,9 @@ def name_factor(c: float, scales: Mapping[str, float]) -> str | None:
     size, sign = abs(c), "minus " if c < 0 else ""
     fraction = Fraction(size).limit_denominator(10_000)
     simple = abs(fraction - Fraction(size)) <= FIT * size and min(fraction.numerator, fraction.denominator) <= 9
-    names = [name for name, value in _combinations(scales) if abs(value - size) <= FIT * size]
+    plain = min(abs(size - 2), abs(size - 0.5)) <= FIT  # likelier to be that than a quotient of sizes
+    named = [] if plain else _combinations(scales)
+    names = [name for name, value in named if abs(value - size) <= FIT * size]
     if not simple and not names:
         return None
     number = f"{sign}{fraction}" if simple else f"{c:.6g}"
@@ -229,15 +242,14 @@ def one_part(e: Evidence) -> Diagnosis | None:
     a, b = e.analytic, e.expected
     if a.ndim == 0:
         return None
-    scale = float(np.max(np.abs(b[e.known]), initial=0.0))
-    wrong = e.known & ~(np.abs(a - b) <= FIT * scale)
+    telling = e.known & ((a != 0) | (b != 0))  # a dead unit's zeros are right whatever is wrong
+    wrong = e.off
     if np.count_nonzero(wrong) == 1 and e.known.all() and a.size > 2:
-        where = np.argwhere(wrong)[0]
-        return Diagnosis("entry", f"wrong in one entry alone, {place(where)}")
+        return Diagnosis("entry", f"wrong in one entry alone, {place(np.argwhere(wrong)[0])}")
     best: tuple[float, str, Array] | None = None
     for axis in range(a.ndim):
         others = tuple(i for i in range(a.ndim) if i != axis)
-        some, looked_at = wrong.any(axis=others), e.known.any(axis=others)
+        some, looked_at = wrong.any(axis=others), telling.any(axis=others)
         share = int(np.count_nonzero(some)) / max(int(np.count_nonzero(looked_at)), 1)
         ends = np.flatnonzero(some)
         if not len(ends) or share > 0.5 or (best and share >= best[0]):
@@ -266,10 +278,9 @@ def one_part(e: Evidence) -> Diagnosis | None:
         terms={name: term[inside] for name, term in e.terms.items()},
     )
     inner = first(part, INSIDE)
-    kind = f"part-{inner.kind}" if inner else "part"
-    return Diagnosis(
-        kind, f"right but for {text}" + (f", which are {inner.text}" if inner else ""), inner and inner.score
-    )
+    if inner is None:
+        return Diagnosis("part", f"right but for {text}")
+    return Diagnosis(f"part-{inner.kind}", f"right but for {text}, there {inner.text}", inner.score)
 
 
 def _span(indices: Array, a: Array, axis: int) -> str:
@@ -330,7 +341,3 @@ def first(e: Evidence, hypotheses: Sequence[Callable[[Evidence], Diagnosis | Non
 def place(index: Array) -> str:
     """An index as it is written in code."""
     return "[" + ", ".join(str(int(i)) for i in np.atleast_1d(index)) + "]"
-
-
-def _what(e: Evidence) -> str:
-    return "the bias" if e.analytic.ndim == 1 else "its gradient"

@@ -186,13 +186,12 @@ def look_at_gradients(problem: Problem, rng: np.random.Generator) -> tuple[dict[
         problem.find("extra", f"gradients returns what is no parameter: {', '.join(extra)}", fatal=False)
     if changed:
         names = ", ".join(changed)
-        third = after_elsewhere()
+        third, fourth = after_elsewhere(), snapshot(problem.gradients())
         if all(same(first[name], third.get(name)) for name in changed):
-            problem.find("stale", f"gradients at the same parameters depend on the call before: {names}")
+            problem.find("stale", f"the gradient depends on the call before: {names}")
             return first, {name: second[name] for name in changed}
-        fourth = snapshot(problem.gradients())
-        if all(grows(second[name] - first[name], fourth[name] - third[name]) for name in changed):
-            problem.find("accumulated", f"each call adds to the gradient of the one before, it is not reset: {names}")
+        if all(_grows_evenly(*(call[name] for call in (first, second, third, fourth))) for name in changed):
+            problem.find("accumulated", f"the gradient is added to that of the call before: {names}")
             return first, {name: second[name] for name in changed}
         problem.find(
             "gradient-random", f"the noise is redrawn between forward and backward: two calls differ in {names}"
@@ -200,9 +199,10 @@ def look_at_gradients(problem: Problem, rng: np.random.Generator) -> tuple[dict[
     return first, {}
 
 
-def grows(step: Array, other: Array) -> bool:
-    """Whether two calls added the same to what was there."""
-    return bool(np.any(step) and largest(step - other) <= RICHARDSON * largest(step))
+def _grows_evenly(first: Any, second: Any, third: Any, fourth: Any) -> bool:
+    """Whether two pairs of calls at the same parameters differ by the same."""
+    one, other = (np.asarray(b, np.float64) - np.asarray(a, np.float64) for a, b in ((first, second), (third, fourth)))
+    return bool(np.allclose(one, other, rtol=1e-6, atol=1e-9 * largest(one)))
 
 
 def snapshot(gradients: Mapping[str, Any]) -> dict[str, Any]:
@@ -299,7 +299,7 @@ def conclude(problem: Problem, examined: list[Examined], overall: list[float], h
         clue, worst = gather(problem, one, groups, said, safe, history.get(one.name))
         clues[one.name] = clue
         checks.append(describe(one, groups, said, safe, worst, idle))
-    diagnoses, together = diagnose(clues, problem.findings)
+    diagnoses, together = diagnose(clues, problem.real.params, problem.findings)
     checks = [replace(check, diagnosis=diagnoses.get(check.name, check.diagnosis)) for check in checks]
     errors = {
         clue.name: (clue.analytic - clue.expected) / (judged[clue.name][0].scale or 1.0) for clue in clues.values()
@@ -383,6 +383,6 @@ def unexamined(problem: Problem) -> Report:
     nan, checks = math.nan, []
     for name, x in problem.real.params.items():
         checks.append(TensorCheck(name, x.shape, 0, 0, None, nan, nan, None, "none", 0.0, UNDECIDED, None))
-    _, together = diagnose({}, problem.findings)
+    _, together = diagnose({}, {}, problem.findings)
     errors = {name: np.full(x.shape, nan) for name, x in problem.real.params.items()}
     return Report(tuple(checks), tuple(problem.findings), together, COMPLEX, errors)

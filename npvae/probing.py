@@ -16,7 +16,7 @@ from npvae.oracles import EPS, Line, Slope, central_difference, complex_step, ri
 from npvae.reports import OK, UNDECIDED, WRONG, Diagnosis
 
 AFFORDABLE = 2000  # entries in all parameters together that are checked one by one: some seconds for a tiny net
-SAMPLE, DIRECTIONS = 20, 3  # otherwise, of each array: together below 10 s for 784-500-20 on two cores
+SAMPLE, DIRECTIONS = 16, 2  # otherwise, of each array: together below 10 s for 784-500-20 on two cores
 
 # Tolerances. All are relative to the largest expected entry of the same array, so that a small array's error does not
 # hide behind a large one's. A right formula in float64 is off by 1e-15 to 1e-12, a wrong one by 1e-3 or more: between

@@ -7,11 +7,11 @@ the order of the forward pass; an array of two axes followed by one of its last 
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from itertools import combinations, pairwise
+from itertools import pairwise
 
 import numpy as np
 
-from npvae.diagnosis import FIT, Evidence, explain, misfit
+from npvae.diagnosis import FIT, Evidence, explain, misfit, one_term
 from npvae.flat import Array
 from npvae.reports import Diagnosis, Finding
 
@@ -70,171 +70,177 @@ def code(found: Sequence[Layer], names: Sequence[str]) -> Code | None:
     return None
 
 
-def diagnose(evidence: Mapping[str, Evidence], findings: Sequence[Finding]) -> tuple[dict[str, Diagnosis], Diagnosis]:
-    """A diagnosis of every wrong array, and one of all together."""
-    wrong = {name: explain(e) for name, e in evidence.items() if e.wrong}
-    wrong |= _exchanged(wrong, evidence)
-    fatal = next((finding for finding in findings if finding.fatal), None)
-    if not wrong:
-        if fatal is not None:
-            return wrong, Diagnosis(fatal.kind, fatal.text)
-        return wrong, Diagnosis("right", "every gradient is right")
-    found = layers({name: e.analytic for name, e in evidence.items()})
-    names = list(evidence)
-    where = code(found, names)
-    shift = next((f for f in findings if f.kind in ("gradient-random", "loss-random")), None)
-    changes = next((f for f in findings if f.kind == "mutation"), None)
-
-    cause = _cause(wrong, found, names)
-    wrong |= _of_cause(cause, wrong, where, evidence, random=shift is not None)
-    for name in names[: names.index(cause.names[0])]:
-        if name in wrong and wrong[name].kind == "unknown":
-            wrong[name] = replace(wrong[name], kind="downstream", text=f"follows from {cause.W}, nearer to the loss")
-    if changes is not None:  # the oracles' loss does not run backward, so what it changes makes the gradient wrong
-        return wrong, Diagnosis(changes.kind, changes.text)
-    return wrong, _together(cause, wrong, where, evidence, shift)
+# ── The cause ────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def _exchanged(wrong: Mapping[str, Diagnosis], evidence: Mapping[str, Evidence]) -> dict[str, Diagnosis]:
-    """Arrays of one shape that hold each other's gradients."""
-    found = {}
-    for one, other in combinations([name for name in wrong if wrong[name].kind == "unknown"], 2):
-        pairs = [(evidence[one], evidence[other]), (evidence[other], evidence[one])]
-        if all(
-            a.analytic.shape == b.analytic.shape and misfit(a.analytic[b.known], b.pair[1]) <= FIT for a, b in pairs
-        ):
-            found |= {
-                a.name: Diagnosis("exchanged", f"it is the gradient of {b.name}, and the reverse") for a, b in pairs
-            }
-    return found
+@dataclass(frozen=True)
+class Scene:
+    """Everything about all arrays: what each one's own explanation is, and where the cause must be."""
+
+    evidence: Mapping[str, Evidence]
+    params: Mapping[str, Array]
+    wrong: Mapping[str, Diagnosis]
+    layers: Sequence[Layer]
+    code: Code | None
+    cause: Layer  # of the wrong array nearest to the loss
+
+    def right(self, names: Sequence[str]) -> bool:
+        """Whether none of these arrays is wrong."""
+        return not any(name in self.wrong for name in names)
+
+    def flowing(self, layer: Layer) -> Array | None:
+        """The loss's derivative by a layer's output, summed over the rows: what the layers it feeds send back.
+
+        With y' = y W' + b', dy = dy' W'^T, so the sum over the rows is db' W'^T. None if the layers that it feeds are
+        not known, have no bias, or are wrong themselves. Of the layer of mu it is what z sends back, without the rate.
+        """
+        i, code = self.layers.index(layer), self.code
+        fed = self.layers[i + 1 : i + 2]
+        if code is not None and layer in (code.mu, code.logvar):
+            fed = self.layers[self.layers.index(code.logvar) + 1 :][:1]
+        elif code is not None and fed == [code.mu] and code.mu != code.logvar:
+            fed = [code.mu, code.logvar]
+        parts = [self.evidence[f.b].analytic.reshape(-1) @ self.params[f.W].T for f in fed if f.b and self.right([f.b])]
+        return sum(parts[1:], parts[0]) if fed and len(parts) == len(fed) else None
 
 
-def _cause(wrong: Mapping[str, Diagnosis], found: Sequence[Layer], names: Sequence[str]) -> Layer:
-    """The layer of the last wrong array; an array outside any layer stands for itself."""
-    last = max(wrong, key=names.index)
-    alone = Layer(last, None, ())
-    return next((layer for layer in found if last in layer.names), alone)
+def derivative_missing(scene: Scene) -> Diagnosis | None:
+    """The bias's gradient is what flows back to the layer's output, as if there were no activation."""
+    b = scene.cause.b
+    back = scene.flowing(scene.cause) if b in scene.wrong and not _is_code(scene) else None
+    if back is None or b is None:
+        return None
+    score = misfit(scene.evidence[b].analytic.reshape(-1), back)
+    text = "the derivative of its activation is missing: its bias's gradient is what flows back to its output"
+    return Diagnosis("activation", text, score) if score <= FIT else None
 
 
-def _of_cause(
-    cause: Layer, wrong: Mapping[str, Diagnosis], where: Code | None, evidence: Mapping[str, Evidence], *, random: bool
-) -> dict[str, Diagnosis]:
-    """What the layer that is the cause suffers from, if its arrays did not explain themselves."""
-    alone = _units(cause, evidence)
-    if alone:
-        text = f"only unit {alone} of the layer is wrong: a clamp, a mask or a slice that backward does not share"
-        return {name: replace(wrong[name], kind="unit", text=text) for name in cause.names}
-    open_ = [name for name in cause.names if name in wrong and wrong[name].kind in ("unknown", "part")]
-    before = list(evidence)[: list(evidence).index(cause.names[0])]
-    if not open_ or len(open_) < sum(name in wrong for name in cause.names):
-        return {}
-    if random or (where is not None and _is_noise(cause, wrong, where, evidence)):
-        kind, text = (
-            "noise",
-            "not that of the noise of the forward pass: drawn anew, or another row's"
-            + ("" if random else "; or sigma's derivative by its logarithm is another function of sigma"),
-        )
-    elif cause.b is None:
-        return {}
-    elif cause.b not in wrong:
-        kind, text = (
-            "input",
-            "its bias is right, so it is not what flows back: it is multiplied with another input "
-            "than the layer's (a value before its activation, another layer's)",
-        )
-    elif cause.W not in wrong:
-        kind, text = "bias", "the layer's W is right, so it is not what flows back: the bias is summed wrongly"
-    elif before and not any(name in wrong for name in before):
-        kind, text = (
-            "rows",
-            "the layers before it are right, so it is not what flows back: its sums over the batch leave rows out, or "
-            "count some twice",
-        )
-    elif where is not None and cause in (where.mu, where.logvar):
-        if not all(name in wrong for name in (*where.mu.names, *where.logvar.names)):
-            return {}
-        kind, text = (
-            "activation",
-            "the decoder is right and mu and log sigma are wrong: what flows back to the code is (an activation's "
-            "derivative missing in what is handed down, or W for its transpose)",
-        )
-        open_ = [*where.mu.names, *where.logvar.names]
+def term_of_the_rate(scene: Scene) -> Diagnosis | None:
+    """The decoder is right; mu's bias has two terms, what z sends back and the rate's, and one of them is off."""
+    mu = scene.code.mu if scene.code is not None and scene.right(scene.code.decoder) else None
+    back = scene.flowing(mu) if mu is not None and mu.b in scene.wrong else None
+    if back is None or mu is None or mu.b is None:
+        return None
+    e = scene.evidence[mu.b]
+    a, b = e.analytic.reshape(-1)[: len(back)], e.expected.reshape(-1)[: len(back)]
+    return one_term(replace(e, analytic=a, expected=b, terms={"reconstruction": back, "rate": b - back}))
+
+
+def noise(scene: Scene) -> Diagnosis | None:
+    """The decoder is right, and so is mu's part of the code; log sigma's is wrong, and by no factor."""
+    code = scene.code
+    if code is None or not _is_code(scene) or not scene.right(code.decoder):
+        return None
+    if code.mu == code.logvar:
+        alone = all(_half_wrong(scene.evidence[name]) for name in code.mu.names)
     else:
-        kind, text = (
-            "activation",
-            "all that is nearer to the loss is right, all of this layer wrong: what flows back "
-            "to it is (its activation's derivative missing, twice or of another layer, W for its transpose, or "
-            "a path from it left out)",
-        )
-    return {name: replace(wrong[name], kind=kind, text=text) for name in open_}
+        alone = scene.right(code.mu.names) or scene.right(code.logvar.names)
+    text = (
+        "mu's part is right and log sigma's is not: backward's noise is not forward's (drawn anew, or another row's), "
+        "or the path through sigma or the rate's derivative by it is wrong"
+    )
+    return Diagnosis("noise", text) if alone else None
 
 
-def _units(cause: Layer, evidence: Mapping[str, Evidence]) -> str:
-    """The units of a layer that are wrong in W and in b, if they are fewer than half of them; else ""."""
-    if cause.b is None or not all(evidence[name].known.all() for name in cause.names):
-        return ""
-    W, b = (_off(evidence[name]) for name in cause.names)
-    units, b = W.any(axis=0), b.reshape(-1)
-    if not np.array_equal(units, b) or not units.any() or 2 * np.count_nonzero(units) >= len(units):
-        return ""
-    return ", ".join(map(str, np.flatnonzero(units)))
+def other_input(scene: Scene) -> Diagnosis | None:
+    """W is wrong and its bias right."""
+    if scene.cause.b is None or scene.cause.b in scene.wrong:
+        return None
+    text = (
+        "its bias is right, so what flows back is: it is multiplied with something else than the layer's input "
+        "(a value before its activation, another layer's, not all rows)"
+    )
+    return Diagnosis("input", text)
 
 
-def _off(e: Evidence) -> Array:
-    """Where an array is wrong, as a mask."""
-    wrong: Array = e.known & ~(np.abs(e.analytic - e.expected) <= FIT * np.max(np.abs(e.pair[1]), initial=0.0))
-    return wrong
+def bias_alone(scene: Scene) -> Diagnosis | None:
+    """A bias is wrong and its W right."""
+    if scene.cause.b not in scene.wrong or scene.cause.W in scene.wrong:
+        return None
+    return Diagnosis("bias", "the layer's W is right, so what flows back is: it is summed over the rows wrongly")
 
 
-def _is_noise(cause: Layer, wrong: Mapping[str, Diagnosis], where: Code, evidence: Mapping[str, Evidence]) -> bool:
-    """Whether all after the code is right, and of the code mu's part right and log sigma's wrong by no factor."""
-    if cause != where.logvar or any(name in wrong for name in where.decoder):
-        return False
-    if where.mu != where.logvar:
-        return not any(name in wrong for name in where.mu.names)
-    return all(_half_wrong(evidence[name]) for name in cause.names)
+def flows_back_wrong(scene: Scene) -> Diagnosis | None:
+    """A layer is wrong as a whole, and all that is nearer to the loss is right."""
+    if scene.cause not in scene.layers or scene.cause.b is None or _is_code(scene):
+        return None
+    i = scene.layers.index(scene.cause)
+    square = any(layer.shape[0] == layer.shape[1] for layer in scene.layers[i + 1 : i + 2])  # else W does not fit
+    text = (
+        "all that is nearer to the loss is right and this layer wrong as a whole: what flows back to it is, by the "
+        "derivative of its activation (another layer's, or of another value)"
+    )
+    return Diagnosis("activation", text + (" or by W where W^T belongs" if square else ""))
+
+
+OF_LAYERS = (derivative_missing, term_of_the_rate, noise, other_input, bias_alone, flows_back_wrong)
+
+
+def _is_code(scene: Scene) -> bool:
+    return scene.code is not None and scene.cause in (scene.code.mu, scene.code.logvar)
 
 
 def _half_wrong(e: Evidence) -> bool:
     """Whether entries are wrong in the second half of the last axis alone."""
     middle = e.analytic.shape[-1] // 2
-    wrong = _off(e)
-    return bool(wrong[..., middle:].any() and not wrong[..., :middle].any())
+    return bool(e.off[..., middle:].any() and not e.off[..., :middle].any())
 
 
-def _together(
-    cause: Layer,
-    wrong: Mapping[str, Diagnosis],
-    where: Code | None,
-    evidence: Mapping[str, Evidence],
-    shift: Finding | None,
-) -> Diagnosis:
+# ── All together ─────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def diagnose(
+    evidence: Mapping[str, Evidence], params: Mapping[str, Array], findings: Sequence[Finding]
+) -> tuple[dict[str, Diagnosis], Diagnosis]:
+    """A diagnosis of every wrong array, and one of all together."""
+    wrong = {name: explain(e) for name, e in evidence.items() if e.wrong}
+    if not wrong:
+        fatal = next((finding for finding in findings if finding.fatal), None)
+        right = Diagnosis("right", "every gradient is right")
+        return wrong, right if fatal is None else Diagnosis(fatal.kind, fatal.text)
+    names, found = list(evidence), layers({name: e.analytic for name, e in evidence.items()})
+    last = max(wrong, key=names.index)
+    cause = next((layer for layer in found if last in layer.names), Layer(last, None, ()))
+    scene = Scene(evidence, params, wrong, found, code(found, names), cause)
+
+    unexplained = [name for name in cause.names if name in wrong and wrong[name].kind in ("unknown", "part")]
+    anew = next((finding for finding in findings if finding.kind == "gradient-random"), None)
+    if len(unexplained) == sum(name in wrong for name in cause.names):
+        of_layer = next((d for hypothesis in OF_LAYERS if (d := hypothesis(scene)) is not None), None)
+        if anew is not None:
+            of_layer = Diagnosis("noise", "two calls at the same parameters differ: the noise is redrawn")
+        if of_layer is not None:
+            wrong |= dict.fromkeys(unexplained, of_layer)
+    for name in names[: names.index(cause.names[0])]:
+        if name in wrong and wrong[name].kind == "unknown":
+            wrong[name] = replace(wrong[name], kind="downstream", text=f"follows from {cause.W}, nearer to the loss")
+    return wrong, _together(replace(scene, wrong=wrong), anew)
+
+
+def _together(scene: Scene, anew: Finding | None) -> Diagnosis:
     """All of it in a sentence."""
-    named = next(wrong[name] for name in reversed(list(evidence)) if name in wrong and name in cause.names)
-    kinds = {(d.kind, d.text) for d in wrong.values()}
-    if len(kinds) == 1 and len(wrong) == len(evidence) and len(wrong) > 1:
-        return replace(
-            named,
-            text=f"the whole gradient is {named.text}" if named.kind == "factor" else f"every tensor: {named.text}",
-        )
-    place = _places(wrong, where, evidence)
-    if shift is not None:
-        named = Diagnosis("noise", shift.text)
-        return replace(named, text=f"{place}: {named.text}" if place else named.text)
-    blamed = " and ".join(name for name in cause.names if name in wrong)
-    return replace(named, text=f"{place + ', from ' if place else ''}{blamed}: {named.text}")
-
-
-def _places(wrong: Mapping[str, Diagnosis], where: Code | None, evidence: Mapping[str, Evidence]) -> str:
-    """Which side of the code is wrong, if it is one."""
-    encoder, decoder = groups(where, list(evidence))
-    if not encoder or not decoder or len(wrong) < 2:
-        return ""
-    if not any(name in wrong for name in decoder):
-        return "only the encoder is wrong, the decoder is right"
-    if not any(name in wrong for name in encoder):
-        return "only the decoder is wrong, the encoder is right"
-    return ""
+    wrong, names = scene.wrong, list(scene.evidence)
+    encoder, decoder = groups(scene.code, names)
+    cause = wrong[next(name for name in reversed(names) if name in wrong and name in scene.cause.names)]
+    if anew is not None:
+        cause = Diagnosis("noise", anew.text)
+    alike = [name for name in names if name in wrong and wrong[name].text == cause.text]
+    place = ""
+    if encoder and len(wrong) > 1 and scene.right(decoder):
+        place = "only the encoder is wrong, the decoder is right; "
+    if decoder and len(wrong) > 1 and scene.right(encoder):
+        place = "only the decoder is wrong, the encoder is right; "
+    if anew is not None:
+        blamed = ""
+    elif alike == names and len(names) > 1:
+        blamed = "the whole gradient: "
+    elif decoder and alike == list(decoder):
+        blamed = "all of the decoder: "
+    elif encoder and alike == list(encoder):
+        blamed = "all of the encoder: "
+    else:
+        blamed = ", ".join(alike[:6]) + (f" and {len(alike) - 6} more" if len(alike) > 6 else "") + ": "
+    return replace(cause, text=place + blamed + cause.text)
 
 
 def groups(where: Code | None, names: Sequence[str]) -> tuple[Sequence[str], Sequence[str]]:
