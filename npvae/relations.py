@@ -142,6 +142,51 @@ def noise(scene: Scene) -> Diagnosis | None:
     return Diagnosis("noise", text) if alone else None
 
 
+def exchanged(scene: Scene) -> Diagnosis | None:
+    """The layer holds another's gradient, and that one its own."""
+    for other in scene.layers:
+        both = [(scene.cause, other), (other, scene.cause)]
+        if other != scene.cause and other.shape == scene.cause.shape and all(_holds(scene, a, b) for a, b in both):
+            return Diagnosis("exchanged", f"the gradients of {scene.cause.W} and {other.W} are exchanged")
+    return None
+
+
+def unit_alone(scene: Scene) -> Diagnosis | None:
+    """W and its bias are wrong in the same units, fewer than half of them."""
+    if scene.cause.b is None or scene.cause.W not in scene.wrong or scene.cause.b not in scene.wrong:
+        return None
+    W, b = (scene.evidence[name] for name in scene.cause.names)
+    units = W.off.any(axis=0)
+    if not (W.known.all() and np.array_equal(units, b.off.reshape(-1)) and 2 * np.count_nonzero(units) < len(units)):
+        return None
+    which = ", ".join(map(str, np.flatnonzero(units)))
+    text = f"only unit {which} of the layer is wrong: a clamp, a mask or a slice that backward does not share"
+    return Diagnosis("unit", text)
+
+
+def code_as_a_whole(scene: Scene) -> Diagnosis | None:
+    """The decoder is right, and mu and log sigma, of two layers, are both wrong."""
+    code = scene.code
+    if code is None or code.mu == code.logvar or not _is_code(scene) or not scene.right(code.decoder):
+        return None
+    if any(scene.right([name]) for name in (*code.mu.names, *code.logvar.names)):
+        return None
+    text = (
+        "the decoder is right, mu and log sigma are wrong: what flows back to the code is, by the derivative of an "
+        "activation left out on the way or by W where W^T belongs, or a path to it is missing"
+    )
+    return Diagnosis("activation", text)
+
+
+def rows_lost(scene: Scene) -> Diagnosis | None:
+    """A layer is wrong, and the layers before it, which get their derivatives through it, are right."""
+    before = list(scene.evidence)[: list(scene.evidence).index(scene.cause.W)]
+    if not before or not scene.right(before) or scene.cause not in scene.layers:
+        return None
+    text = "the layers before it are right, so what flows back is: its own sums leave rows out, or count some twice"
+    return Diagnosis("rows", text)
+
+
 def other_input(scene: Scene) -> Diagnosis | None:
     """W is wrong and its bias right."""
     if scene.cause.b is None or scene.cause.b in scene.wrong:
@@ -168,12 +213,21 @@ def flows_back_wrong(scene: Scene) -> Diagnosis | None:
     square = any(layer.shape[0] == layer.shape[1] for layer in scene.layers[i + 1 : i + 2])  # else W does not fit
     text = (
         "all that is nearer to the loss is right and this layer wrong as a whole: what flows back to it is, by the "
-        "derivative of its activation (another layer's, or of another value)"
+        "derivative of its activation (another layer's, of another value, or twice) or by a path left out"
     )
     return Diagnosis("activation", text + (" or by W where W^T belongs" if square else ""))
 
 
-OF_LAYERS = (derivative_missing, term_of_the_rate, noise, other_input, bias_alone, flows_back_wrong)
+OF_LAYERS = (
+    exchanged, unit_alone, derivative_missing, term_of_the_rate, noise, code_as_a_whole, other_input, bias_alone,
+    rows_lost, flows_back_wrong,
+)  # fmt: skip
+
+
+def _holds(scene: Scene, one: Layer, other: Layer) -> bool:
+    """Whether the gradient of one layer is what the other's should be."""
+    pairs = [(scene.evidence[a], scene.evidence[b]) for a, b in zip(one.names, other.names, strict=False)]
+    return all(b.wrong and misfit(a.analytic[b.known], b.pair[1]) <= FIT for a, b in pairs)
 
 
 def _is_code(scene: Scene) -> bool:
@@ -203,7 +257,7 @@ def diagnose(
     cause = next((layer for layer in found if last in layer.names), Layer(last, None, ()))
     scene = Scene(evidence, params, wrong, found, code(found, names), cause)
 
-    unexplained = [name for name in cause.names if name in wrong and wrong[name].kind in ("unknown", "part")]
+    unexplained = [name for name in cause.names if name in wrong and wrong[name].kind in ("unknown", "part", "entry")]
     anew = next((finding for finding in findings if finding.kind == "gradient-random"), None)
     if len(unexplained) == sum(name in wrong for name in cause.names):
         of_layer = next((d for hypothesis in OF_LAYERS if (d := hypothesis(scene)) is not None), None)
@@ -214,6 +268,9 @@ def diagnose(
     for name in names[: names.index(cause.names[0])]:
         if name in wrong and wrong[name].kind == "unknown":
             wrong[name] = replace(wrong[name], kind="downstream", text=f"follows from {cause.W}, nearer to the loss")
+    changes = next((finding for finding in findings if finding.kind == "mutation"), None)
+    if changes is not None:  # backward then runs through other parameters than the loss did: no wonder that it is wrong
+        return wrong, Diagnosis(changes.kind, changes.text)
     return wrong, _together(replace(scene, wrong=wrong), anew)
 
 

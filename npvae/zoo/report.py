@@ -22,6 +22,10 @@ BUGS = {bug.name: bug for bug in (*WRONG_GRADIENTS, *WRONG_LOSSES)}
 CHECKS = ("elbo", "iwae", "linear", "square")  # the functions of plain.py that return something to check
 
 
+# Diagnoses that give the place and a short list of what it may be.
+NARROWED = ("activation", "noise", "rows", "unit", "closed-form", "importance-weights", "importance-rate")
+
+
 def check(module: ModuleType, name: str) -> Report:
     """The gradient check of one of `CHECKS`."""
     made = getattr(module, name)()
@@ -45,13 +49,14 @@ def gradient(module: ModuleType) -> Testimony:
     if failing:
         name, diagnosis = failing[0], reports[failing[0]].diagnosis
         kind, text = only_one_bound(failing, reports[name]) or (diagnosis.kind, diagnosis.text)
-        return Testimony("gradient", False, kind, f"{name}: {text}")
+        exact = kind not in NARROWED or diagnosis.score is not None  # a score is that of a fit: not a list of guesses
+        return Testimony("gradient", False, kind, f"{name}: {text}", exact)
     return Testimony("gradient", False, "raises", raised) if raised else passed("gradient", "every gradient is right")
 
 
 def only_one_bound(failing: list[str], report: Report) -> tuple[str, str] | None:
     """What follows, where the gradient explains nothing by itself, from one bound being wrong and the other right."""
-    if report.diagnosis.kind not in ("activation", "noise", "unknown"):
+    if report.diagnosis.kind not in ("activation", "noise", "unknown") or report.diagnosis.score is not None:
         return None
     decoder = [one.name for one in report.tensors if one.name in ("W4", "b4", "W5", "b5") and not one.ok]
     if failing == ["iwae"] and decoder:
@@ -77,10 +82,6 @@ def ask(killer: str, module: ModuleType) -> Testimony:
             return KILLERS[killer](module)
         except Exception as error:
             return Testimony(killer, False, "raises", f"raises {type(error).__name__}: {error}")
-
-
-# Diagnoses that give the place and a short list, of which one is right.
-NARROWED = ("activation", "noise", "rows", "unit", "closed-form", "importance-weights", "importance-rate")
 
 
 class Case(NamedTuple):
@@ -109,7 +110,7 @@ class Case(NamedTuple):
         """Whether those words call it what it is: "yes", "narrowed" to a place and a few candidates, or "no"."""
         if not self.found or self.found[0].kind != self.bug.kind or self.bug.words not in self.found[0].text:
             return "no"
-        return "narrowed" if self.bug.kind in NARROWED else "yes"
+        return "yes" if self.found[0].exact else "narrowed"
 
 
 @cache

@@ -14,12 +14,16 @@ SIGMAS = 5.0  # standard errors that a statistic may be off: a right model is wi
 
 
 class Testimony(NamedTuple):
-    """`ok`, or the `kind` of mistake ("" where the killer has no name for it); and `text` in words."""
+    """`ok`, or the `kind` of mistake ("" where the killer has no name for it), in words `text`.
+
+    exact: whether `text` says what is wrong, rather than where and which few things it may be.
+    """
 
     killer: str
     ok: bool
     kind: str
     text: str
+    exact: bool = True
 
 
 def passed(killer: str, text: str) -> Testimony:

@@ -99,7 +99,8 @@ WRONG_GRADIENTS = (
         "trains; goes astray as sigmas shrink",
         (("axis=1) * 0.5 * self.std", "axis=1) * 0.5 * np.exp(self.logvar)"),),
         "gradient",
-        "sigma",
+        "noise",
+        "the path through sigma",
     ),
     Bug(
         "sigma-path-forgotten",
@@ -158,7 +159,7 @@ WRONG_GRADIENTS = (
         ),
         "gradient",
         "exchanged",
-        "b2",
+        "W2",
     ),
     Bug(
         "logvar-head-cut",
@@ -177,7 +178,7 @@ WRONG_GRADIENTS = (
         NO_BATCH_MEAN,
         "gradient",
         "factor",
-        "whole gradient is 5 times what it should be (B)",
+        "the whole gradient: 5 times what it should be (B)",
     ),
     Bug(
         "sum-forward-mean-backward",
@@ -238,7 +239,7 @@ WRONG_GRADIENTS = (
         ((" * (1 - self.g**2)", ""),),
         "gradient",
         "activation",
-        "W4",
+        "W4, b4: the derivative of its activation is missing",
     ),
     Bug(
         "sigmoid-derivative-for-tanh",
@@ -346,7 +347,8 @@ WRONG_GRADIENTS = (
         "importance-weighted codes run away from the prior",
         ((PRIOR_PATH, ""),),
         "gradient",
-        "importance-rate",
+        "term",
+        "rate is missing",
     ),
     Bug(
         "analytic-kl-in-backward",
