@@ -45,7 +45,14 @@ INSIDE = {  # of a package, the same
         "__init__",
     ),
     "datasets": ("arrays streams", "download idx npy png", "known", "sources embed", "__init__"),
-    "zoo": ("plain bug testimony", "loss_witnesses training_witnesses", "wrong_gradients", "wrong_losses", "report", "__init__"),
+    "zoo": (
+        "plain bug testimony",
+        "loss_witnesses training_witnesses",
+        "wrong_gradients",
+        "wrong_losses",
+        "report",
+        "__init__",
+    ),
 }
 
 

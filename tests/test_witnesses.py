@@ -25,7 +25,12 @@ MISTAKES = {
     "weights off by a little": ("samples", "np.mean(w, axis=1)", "np.mean(w, axis=1) ** 0.9", ""),
     "a loss averaged twice": ("images", "sum(self.parts.values())", "sum(self.parts.values()) / B", ""),
     "weights of a wrong density": ("evidence-iwae", "rate = 0.5 *", "rate = 0.6 *", ""),
-    "the bound below the evidence": ("evidence", "self.beta * np.mean(kl)", "self.beta * 1.1 * np.mean(kl)", "no bound"),
+    "the bound below the evidence": (
+        "evidence",
+        "self.beta * np.mean(kl)",
+        "self.beta * 1.1 * np.mean(kl)",
+        "no bound",
+    ),
     "noise with half its spread": ("sampler", DRAW, f"0.5 * {DRAW}", ""),
     "noise off its mean": ("sampler", DRAW, f"0.2 + {DRAW}", ""),
     "steps twice as long": ("adam", UPDATE, UPDATE.replace("lr", "2 * lr"), ""),

@@ -34,24 +34,19 @@ def test_the_right_code_is_left_alone(killer):
 def test_no_derivative_sees_a_wrong_loss(bug):
     """Which is why there are witnesses: forward and backward agree."""
     said = report.ask("gradient", as_module(bug.source(), bug.name))
-    assert said.ok or bug.name in SEEN_BY_BOTH, said.text
-
-
-SEEN_BY_BOTH = ()
+    assert said.ok, said.text
 
 
 def test_two_thirds_are_called_by_name(survey):
-    """Of those that a derivative sees and of the others."""
-    for bugs in (WRONG_GRADIENTS, WRONG_LOSSES):
-        named = [case.named for case in survey.cases if case.bug in bugs]
-        assert sum(named) >= 2 / 3 * len(named)
+    """Of the others it is said where they are, and a few things that they may be."""
+    said = [case.named for case in survey.cases]
+    assert said.count("yes") >= 2 / 3 * len(said), survey
+    assert "no" not in said, survey
 
 
 def test_the_zoo_is_a_zoo():
     assert len(BUGS) == len(WRONG_GRADIENTS) + len(WRONG_LOSSES) >= 30, "two bugs have one name"
-    assert {bug.killer for bug in BUGS.values()} | {"evidence"} == set(KILLERS), (
-        "a killer that kills nothing of its own"
-    )
+    assert {bug.killer for bug in BUGS.values()} | {"evidence"} == set(KILLERS)  # which kills eight that others do too
     assert len({bug.source() for bug in BUGS.values()}) == len(BUGS)
     for bug in BUGS.values():
         assert bug.source() != plain_source()
@@ -99,14 +94,15 @@ def test_the_table_says_what_survives_and_who_is_accused(survey):
     assert "SURVIVES" in str(wrong)
     assert "correct code accused by rate: raises AttributeError" in str(wrong)
     assert "0 of 1 bugs killed" in wrong.totals()
-    assert not wrong.cases[0].named and wrong.cases[0].diagnosis == ""
+    assert wrong.cases[0].named == "no" and wrong.cases[0].diagnosis == ""
 
 
 def test_the_json(survey):
     values = json.loads(json.dumps(survey.to_dict()))
     assert values["ok"] is True
     assert values["bugs"] == values["killed"] == len(BUGS) == len(values["cases"])
-    assert values["named"] == sum(case["named"] for case in values["cases"])
+    for how, key in (("yes", "named"), ("narrowed", "narrowed")):
+        assert values[key] == [case["named"] for case in values["cases"]].count(how) > 0
     assert all(case["found"] for case in values["cases"])
     assert [said["killer"] for said in values["correct"]] == list(KILLERS)
 

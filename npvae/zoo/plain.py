@@ -161,11 +161,11 @@ def example(H, iwae=False):
 
 
 def elbo():
-    return example(H=6)
+    return example(H=3)
 
 
 def iwae():
-    return example(H=6, iwae=True)
+    return example(H=3, iwae=True)
 
 
 def square():
