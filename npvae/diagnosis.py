@@ -10,6 +10,7 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from fractions import Fraction
+from functools import cached_property
 from itertools import product
 
 import numpy as np
@@ -18,9 +19,11 @@ from npvae.flat import Array
 from npvae.reports import Diagnosis
 
 FIT = 1e-6  # relative: above what the oracles leave open, and far below what a wrong formula leaves
+LEFT = 1e-3  # of the error, at most, may an explanation leave unexplained: else it explains a small error by itself
+NAMED = 1e-8  # how near a factor must be to the number that it is called
 EXACT = 1e-9  # where few known numbers are looked for among many, chance would find 1e-6
 ENOUGH = 8  # as many known entries, where only a sample is known
-DIGITS = 1e-4  # what agrees to so much and not to the oracles' precision was computed with fewer digits
+DIGITS = 1e-4  # what agrees to so much, and is off by no rule, was computed with fewer digits
 
 
 @dataclass(frozen=True)
@@ -48,8 +51,14 @@ class Evidence:
     @property
     def off(self) -> Array:
         """Where it is known to be wrong, as a mask."""
-        near: Array = np.abs(self.analytic - self.expected) <= FIT * self.scale
+        near: Array = np.abs(self.analytic - self.expected) <= self.fit * self.scale
         return self.known & ~near
+
+    @cached_property
+    def fit(self) -> float:
+        """How far off an explanation may be, relative to `scale`."""
+        error = misfit(*self.pair)
+        return min(FIT, LEFT * error) if error > 0 else FIT
 
     @property
     def scale(self) -> float:
@@ -100,13 +109,13 @@ def factor(e: Evidence) -> Diagnosis | None:
     """It is a multiple of what it should be."""
     a, b = e.pair
     c = float(a @ b / (b @ b)) if b.any() else 0.0
-    if c == 0 or abs(c - 1) <= FIT:
+    if c == 0:
         return None
     score = misfit(a, c * b)
     named = name_factor(c, e.scales)
-    if score > FIT or (np.count_nonzero(b) < 2 and named is None):  # one number is a multiple of any other
+    if score > e.fit or (np.count_nonzero(b) < 2 and named is None):  # one number is a multiple of any other
         return None
-    return Diagnosis("factor", named or f"{c:.6g} times what it should be", score)
+    return Diagnosis("factor", named or f"{c:.9g} times what it should be", score)
 
 
 def name_factor(c: float, scales: Mapping[str, float]) -> str | None:
@@ -117,14 +126,14 @@ def name_factor(c: float, scales: Mapping[str, float]) -> str | None:
     >>> name_factor(-1.0, {})
     'the negative of what it should be'
     """
-    if abs(c + 1) <= FIT:
+    if abs(c + 1) <= NAMED:
         return "the negative of what it should be"
     size, sign = abs(c), "minus " if c < 0 else ""
     fraction = Fraction(size).limit_denominator(10_000)
-    simple = abs(fraction - Fraction(size)) <= FIT * size and min(fraction.numerator, fraction.denominator) <= 9
-    plain = min(abs(size - 2), abs(size - 0.5)) <= FIT  # likelier to be that than a quotient of sizes
+    simple = abs(fraction - size) <= NAMED * size and min(fraction.numerator, fraction.denominator) <= 9
+    plain = min(abs(size - 1), abs(size - 2), abs(size - 0.5)) <= FIT  # likelier to be that than a quotient of sizes
     named = [] if plain else _combinations(scales)
-    names = [name for name, value in named if abs(value - size) <= FIT * size]
+    names = [name for name, value in named if abs(value - size) <= NAMED * size]
     if not simple and not names:
         return None
     number = f"{sign}{fraction}" if simple else f"{c:.6g}"
@@ -151,14 +160,14 @@ def transposed(e: Evidence) -> Diagnosis | None:
     if e.analytic.ndim != 2 or e.analytic.shape[0] != e.analytic.shape[1]:
         return None
     score = misfit(e.analytic.T[e.known], e.expected[e.known])
-    return Diagnosis("transposed", "the transpose of what it should be", score) if score <= FIT else None
+    return Diagnosis("transposed", "the transpose of what it should be", score) if score <= e.fit else None
 
 
 def permuted(e: Evidence) -> Diagnosis | None:
     """It holds the right numbers in the wrong places."""
-    a, b, known = e.analytic, e.expected, e.known
+    a, b, known, fit = e.analytic, e.expected, e.known, e.fit
     scale = float(np.max(np.abs(b[known]), initial=0.0))
-    if not _is_permutation(a, b[known], scale):
+    if not _is_permutation(a, b[known], scale, fit):
         return None
     orders = {"the numbers are right and in the other order: its transpose was reshaped": a}
     if a.ndim == 2:
@@ -166,24 +175,24 @@ def permuted(e: Evidence) -> Diagnosis | None:
     orders |= {"the last axis is reversed": a[..., ::-1], "the first axis is reversed": a[::-1]}
     for text, back in orders.items():
         score = misfit(back[known], b[known])
-        if score <= FIT:
+        if score <= fit:
             return Diagnosis("permuted", text, score)
     if known.all() and a.ndim == 2:
         for text, x, y in (
             ("its rows are right and in another order", a, b),
             ("its columns are right and in another order", a.T, b.T),
         ):
-            if _same_rows(x, y, scale):
+            if _same_rows(x, y, fit * scale):
                 return Diagnosis("permuted", text, 0.0)
     return Diagnosis("permuted", "the numbers are right and in other places", 0.0)
 
 
-def _is_permutation(a: Array, b: Array, scale: float) -> bool:
+def _is_permutation(a: Array, b: Array, scale: float, fit: float) -> bool:
     """Whether the values b are those of a, or, if there are fewer, all among them."""
     every = np.sort(a, axis=None)
     if a.size == b.size:
-        return a.size > 1 and misfit(every, np.sort(b)) <= FIT
-    sought = b[np.abs(b) > FIT * scale]
+        return a.size > 1 and misfit(every, np.sort(b)) <= fit
+    sought = b[np.abs(b) > fit * scale]
     if len(np.unique(sought)) < ENOUGH:
         return False
     right = np.clip(np.searchsorted(every, sought), 1, every.size - 1)
@@ -191,11 +200,11 @@ def _is_permutation(a: Array, b: Array, scale: float) -> bool:
     return bool(np.all(off <= EXACT * scale))
 
 
-def _same_rows(a: Array, b: Array, scale: float) -> bool:
+def _same_rows(a: Array, b: Array, near: float) -> bool:
     """Whether every row of b is one of a's, each used once."""
     left = list(range(len(a)))
     for row in b:
-        match = next((i for i in left if np.max(np.abs(a[i] - row)) <= FIT * scale), None)
+        match = next((i for i in left if np.max(np.abs(a[i] - row)) <= near), None)
         if match is None:
             return False
         left.remove(match)
@@ -208,10 +217,10 @@ def stale(e: Evidence) -> Diagnosis | None:
         return None
     b = e.expected[e.known]
     score = misfit(e.again[e.known], b)
-    if score <= FIT:
+    if score <= e.fit:
         return Diagnosis("stale", "made from what the previous call left behind: asked again, it is right", score)
     score = misfit((e.again - e.analytic)[e.known], b)
-    if score <= FIT:
+    if score <= e.fit:
         return Diagnosis("accumulated", "added to the gradient of the previous call: it is not reset", score)
     return None
 
@@ -223,15 +232,15 @@ def one_term(e: Evidence) -> Diagnosis | None:
     if len(terms) < 2 or len(b) < len(terms) + 1:
         return None
     columns = np.array(list(terms.values())).T
-    of_expected = misfit(columns.sum(axis=1), b) <= FIT
+    of_expected = misfit(columns.sum(axis=1), b) <= e.fit
     c, _, rank, _ = np.linalg.lstsq(columns, a if of_expected else b, rcond=1e-10)
     score = misfit(columns @ c, a if of_expected else b)
-    off = np.abs(c - 1) > FIT
-    if score > FIT or rank < len(terms) or off.sum() != 1:
+    off = np.abs(c - 1) > NAMED
+    if score > e.fit or rank < len(terms) or off.sum() != 1:
         return None
     (which,) = np.flatnonzero(off)
     name, weight = list(terms)[which], float(c[which]) if of_expected else 1 / float(c[which])
-    if abs(weight) <= FIT:
+    if abs(weight) <= e.fit:
         return Diagnosis("term", f"the term of the {name} is missing", score)
     text = name_factor(weight, e.scales) or f"{weight:.6g} times what it should be"
     return Diagnosis("term", f"the term of the {name} is {text}, the rest is right", score)
@@ -314,7 +323,7 @@ def unknown(e: Evidence) -> Diagnosis:
     norms = float(np.linalg.norm(a)), float(np.linalg.norm(b))
     if not len(b) or not norms[0] * norms[1] > 0:
         return Diagnosis("unknown", "no explanation fits")
-    cosine, share = float(a @ b) / (norms[0] * norms[1]), np.mean(np.abs(a - b) > FIT * np.max(np.abs(b)))
+    cosine, share = float(a @ b) / (norms[0] * norms[1]), np.mean(e.off[e.known])
     return Diagnosis(
         "unknown",
         f"no explanation fits: cosine to what it should be {cosine:.3f}, ratio of the norms {norms[0] / norms[1]:.3g}, "

@@ -18,6 +18,7 @@ from npvae.probing import (
     DIRECTIONS,
     RICHARDSON,
     SAMPLE,
+    SINGLE,
     Function,
     Judged,
     Probes,
@@ -35,6 +36,7 @@ from npvae.relations import diagnose
 from npvae.reports import (
     BOTH,
     COMPLEX_STEP,
+    OK,
     RICHARDSONS,
     UNDECIDED,
     WRONG,
@@ -79,6 +81,7 @@ class Examined(NamedTuple):
 
     name: str
     gradient: Array
+    single: bool  # whether it was handed over in single precision
     misfit: Diagnosis | None
     probes: list[Probes]  # entries, then directions if there are any
 
@@ -90,12 +93,13 @@ def examine(problem: Problem, entries: int | None, seed: int = 0, progress: Prog
 
 
 def _examine(problem: Problem, entries: int | None, seed: int, progress: Progress) -> Report:
-    real, rng = problem.real, np.random.default_rng(seed)
-    count = sum(x.size for x in real.params.values())
+    rng = np.random.default_rng(seed)
+    count = sum(x.size for x in problem.real.params.values())
     if entries is None:
         entries = max(count, 1) if count <= AFFORDABLE else SAMPLE
     check_whole("entries", entries)
     here = look_at_loss(problem)
+    real = problem.real
     exact = look_at_complex_loss(problem, here) if here is not None else None
     raw, history = look_at_gradients(problem, rng)
     if here is None:
@@ -112,7 +116,8 @@ def _examine(problem: Problem, entries: int | None, seed: int, progress: Progres
             for where, central in zip(chosen[name], rough[name], strict=True)
             if len(where) or not x.size
         ]
-        examined.append(Examined(name, gradient, misfit, probes))
+        single = np.asarray(raw.get(name)).dtype in (np.float32, np.float16)
+        examined.append(Examined(name, gradient, single, misfit, probes))
         progress(done + 1, len(real.params))
     return conclude(problem, examined, overall, history)
 
@@ -132,9 +137,22 @@ def look_at_loss(problem: Problem) -> float | None:
         return None
     if not math.isfinite(first):
         problem.find("not-finite", f"the loss is {first}")
-    elif first == float(np.float32(first)) and first != round(first):
-        problem.find("single", "the loss is computed in single precision: differences of it are blurred", fatal=False)
+    elif is_blurred(problem.real, first):
+        problem.real = problem.real._replace(eps=float(np.finfo(np.float32).eps))
+        problem.find("single", "the loss is computed in single precision: compute it in float64", fatal=False)
     return first
+
+
+def is_blurred(real: Function, here: float) -> bool:
+    """Whether the loss sees parameters a thousandth larger and not those larger by a part in a billion."""
+    kept, seen = {name: x.copy() for name, x in real.params.items()}, []
+    for factor in (1 + 2.0**-30, 1 + 2.0**-10):
+        for name, x in real.params.items():
+            x[...] = kept[name] * factor
+        seen.append(as_number(real.loss()) != here)
+    for name, x in real.params.items():
+        x[...] = kept[name]
+    return seen == [False, True]
 
 
 def look_at_complex_loss(problem: Problem, here: float) -> Function | None:
@@ -213,11 +231,11 @@ def snapshot(gradients: Mapping[str, Any]) -> dict[str, Any]:
 def overlaps(gradients: Mapping[str, Any], params: Values) -> list[Finding]:
     """Gradients that share memory with each other or with a parameter: to change one is to change the other."""
     arrays = {f"the gradient of {name}": g for name, g in gradients.items() if isinstance(g, np.ndarray)}
-    arrays |= {name: x for name, x in params.items()}
+    given = {f"the parameter {name}": x for name, x in params.items()}
     pairs = [
         f"{one} and {other}"
-        for (one, a), (other, b) in combinations(arrays.items(), 2)
-        if (one not in params or other not in params) and np.may_share_memory(a, b) and np.shares_memory(a, b)
+        for (one, a), (other, b) in combinations((arrays | given).items(), 2)
+        if not (one in given and other in given) and np.may_share_memory(a, b) and np.shares_memory(a, b)
     ]
     return [Finding("overlap", f"memory is shared by {'; '.join(pairs)}")] if pairs else []
 
@@ -271,7 +289,10 @@ def conclude(problem: Problem, examined: list[Examined], overall: list[float], h
     judged, trusted = {}, {}
     for one in examined:
         trusted[one.name] = all(map(is_complex_safe, one.probes))
-        judged[one.name] = [judge(p, trusted[one.name], g) for p, g in zip(one.probes, overall, strict=False)]
+        judged[one.name] = [
+            judge(p, trusted[one.name], g, SINGLE if one.single else 0.0)
+            for p, g in zip(one.probes, overall, strict=False)
+        ]
     unsafe = [one.name for one in examined if not trusted[one.name] and one.probes[0].exact is not None]
     if unsafe:
         told = problem.other or "the loss is not complex-safe, its complex step is not believed"
@@ -294,12 +315,16 @@ def conclude(problem: Problem, examined: list[Examined], overall: list[float], h
         groups, safe = judged[one.name], trusted[one.name]
         said = verdict(groups)
         idle = is_idle(one)
+        said = OK if idle else said
         if one.misfit is not None and not (idle and one.misfit.kind == "missing"):
             said = WRONG
         clue, worst = gather(problem, one, groups, said, safe, history.get(one.name))
         clues[one.name] = clue
         checks.append(describe(one, groups, said, safe, worst, idle))
     diagnoses, together = diagnose(clues, problem.real.params, problem.findings)
+    unsure = [check.name for check in checks if check.verdict == UNDECIDED]
+    if unsure and not diagnoses:
+        together = Diagnosis("undecided", f"nothing is known to be wrong, but this is undecided: {', '.join(unsure)}")
     checks = [replace(check, diagnosis=diagnoses.get(check.name, check.diagnosis)) for check in checks]
     errors = {
         clue.name: (clue.analytic - clue.expected) / (judged[clue.name][0].scale or 1.0) for clue in clues.values()
@@ -316,9 +341,9 @@ def gather(
     expected[entries] = groups[0].expected
     off = np.where(groups[0].kinks, -1.0, np.abs(one.probes[0].analytic - oracle(one.probes[0], trusted)))
     worst = int(entries[np.argmax(off)]) if len(entries) else None  # argmax takes a NaN for the largest
-    if said == WRONG and not any(groups[0].wrong) and found is None:
-        function = problem.exact if trusted else None
-        worst, found = locate(problem.real, function, one.name, one.gradient)
+    if said == WRONG and found is None and len(groups) > 1 and np.isfinite(one.gradient).all():
+        start = worst if groups[0].wrong.any() else None
+        worst, found = locate(problem.real, problem.exact if trusted else None, one.name, one.gradient, start)
     if said == WRONG and problem.terms is not None:
         for term, values in problem.terms(one.name, entries).items():
             terms[term] = np.full(x.size, np.nan)
@@ -350,11 +375,11 @@ def describe(
     if idle:
         words = Diagnosis("no-effect", "the loss does not depend on it")
     elif said == UNDECIDED:
-        bent = kinks == probes
-        words = Diagnosis(
-            "undecided",
-            "the loss is bent wherever it was looked at" if bent else "its slopes are lost in the rounding of the loss",
-        )
+        words = Diagnosis("undecided", "its slopes are lost in the rounding of the loss")
+        if kinks == probes:
+            words = Diagnosis("undecided", "the loss is bent wherever it was looked at")
+        if not all(np.isfinite(p.value).all() for p in one.probes):
+            words = Diagnosis("undecided", "the loss is not finite around it")
     elif kinks:
         words = Diagnosis("kinks", f"{kinks} of {probes} left out: the loss is bent there")
     return TensorCheck(

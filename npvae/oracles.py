@@ -60,11 +60,12 @@ def central_difference(phi: Line, size: float) -> float:
     return float((phi(h) - phi(-h)) / (2 * h))
 
 
-def richardson(phi: Line, here: float, size: float, wanted: float) -> Slope:
+def richardson(phi: Line, here: float, size: float, wanted: float, eps: float = EPS) -> Slope:
     """Extrapolate from the first three steps, each half of the one before, that agree to `wanted` and rounding.
 
-    here: phi(0). size: the magnitude of what is moved. Where no three agree, the best three are taken with the error
-    that they show, unless the slopes to the left and right say that phi has a kink.
+    here: phi(0). size: the magnitude of what is moved. eps: the precision that phi is computed in. Where no three
+    agree, the best three are taken with the error that they show, unless the slopes to the left and right say that
+    phi has a kink.
 
     >>> slope = richardson(math.exp, 1.0, 1.0, 1e-10)
     >>> abs(slope.value - 1) < 1e-12, slope.kink
@@ -88,7 +89,7 @@ def richardson(phi: Line, here: float, size: float, wanted: float) -> Slope:
             (a, b, c), (p, q, r) = slopes[-3:], bends[-3:]
             ab, bc = (4 * b - a) / 3, (4 * c - b) / 3  # h^2 removed
             jumps.append((8 * (2 * r - q) - (2 * q - p)) / 7)  # h and h^3 removed: 0 for a smooth phi
-            noise = EPS * (max(abs(up), abs(down)) + size * abs(c)) / h
+            noise = eps * (max(abs(up), abs(down)) + size * abs(c)) / h
             # The difference of the last two is the error before the last step: too large for a smooth phi, right
             # where rounding rules. A kink shows in either.
             error = max(abs(bc - ab), abs(jumps[-1])) + noise

@@ -22,6 +22,7 @@ SAMPLE, DIRECTIONS = 16, 2  # otherwise, of each array: together below 10 s for 
 # hide behind a large one's. A right formula in float64 is off by 1e-15 to 1e-12, a wrong one by 1e-3 or more: between
 # them there is room for each oracle's own precision, and none is wide enough to hide a factor.
 COMPLEX = 1e-11  # the complex step has no error but rounding
+SINGLE = 1e-5  # a gradient that is handed over as float32 has no more digits
 RICHARDSON = 1e-9  # and ten times its own estimate besides, of which no more is accepted than
 RESOLVED = 1e-5  # or the gradient is undecided
 DOUBT = 10.0
@@ -36,6 +37,7 @@ class Function(NamedTuple):
 
     params: dict[str, Array]
     loss: Callable[[], Any]
+    eps: float = EPS  # the precision that the loss is computed in
 
     def line(self, name: str, where: "int | Array") -> Line:
         """phi(t) = loss at params[name] + t e_i for a flat index i, or + t v for a direction v of the array's shape."""
@@ -117,7 +119,9 @@ def probe(
 ) -> Probes:
     """Ask all oracles. here: the loss where nothing is moved."""
     wanted = RICHARDSON / DOUBT * largest(central)
-    slopes = tuple(richardson(real.line(name, _one(i)), here, real.size(name, _one(i)), wanted) for i in where)
+    slopes = tuple(
+        richardson(real.line(name, _one(i)), here, real.size(name, _one(i)), wanted, real.eps) for i in where
+    )
     steps = None if exact is None else np.array([complex_step(exact.line(name, _one(i))) for i in where])
     return Probes(where, along(gradient, where), central, steps, slopes)
 
@@ -159,8 +163,9 @@ def oracle(probes: Probes, trusted: bool) -> Array:
     return probes.exact if trusted and probes.exact is not None else np.where(probes.smooth, probes.value, np.nan)
 
 
-def judge(probes: Probes, trusted: bool, overall: float) -> Judged:
-    """The verdict. trusted: whether the complex step may acquit. overall: the largest slope of all arrays.
+def judge(probes: Probes, trusted: bool, overall: float, tolerance: float = 0.0) -> Judged:
+    """The verdict. trusted: whether the complex step may acquit. overall: the largest slope of all arrays. tolerance:
+    of the gradient's own precision, if that is less than float64's.
 
     Richardson's extrapolation convicts. Where it does not, a gradient is acquitted by the complex step, or by
     Richardson's if that is precise enough; else it is undecided. At a kink, which the complex step does not cross, a
@@ -172,9 +177,11 @@ def judge(probes: Probes, trusted: bool, overall: float) -> Judged:
     scale = largest(believed[np.isfinite(believed)])
     floor = FLOOR * overall
     acquitted = (
-        np.abs(a - exact) <= COMPLEX * scale + floor if trusted and exact is not None else np.zeros(a.shape, bool)
+        np.abs(a - exact) <= max(COMPLEX, tolerance) * scale + floor
+        if trusted and exact is not None
+        else np.zeros(a.shape, bool)
     )
-    convicted = ~(np.abs(a - value) <= RICHARDSON * scale + floor + doubt)
+    convicted = ~(np.abs(a - value) <= max(RICHARDSON, tolerance) * scale + floor + doubt)
     resolved = doubt <= DOUBT * max(RESOLVED * scale, RICHARDSON * overall)
     ends = np.array([(slope.left, slope.right) for slope in probes.slopes]).reshape(-1, 2)
     low, high = ends.min(axis=1, initial=math.inf), ends.max(axis=1, initial=-math.inf)
@@ -216,14 +223,17 @@ def verdict(groups: list[Judged]) -> str:
     return OK
 
 
-def locate(real: Function, exact: Function | None, name: str, gradient: Array) -> tuple[int, Diagnosis | None]:
-    """The flat index of a wrong entry, for an array that is wrong along its directions and right where it was sampled;
-    and what it says if the entry, or its row or column, is all that is wrong.
+def locate(
+    real: Function, exact: Function | None, name: str, gradient: Array, start: int | None
+) -> tuple[int, Diagnosis | None]:
+    """The flat index of a wrong entry of an array of which a sample was checked; and, if the entry, its row or its
+    column is all that is wrong, that.
 
-    Halved again and again: a direction through half of the array tells whether that half is wrong.
+    start: the index, if it is known. Else the array is halved again and again: a direction through half of it tells
+    whether that half is wrong.
     """
     here, rng = float(real.loss()), np.random.default_rng(0)
-    flat = gradient.reshape(-1)
+    flat, index = gradient.reshape(-1), np.arange(gradient.size)
 
     def is_wrong(mask: Array) -> bool:
         v = np.where(mask, rng.choice([-1.0, 1.0], flat.size), 0.0)
@@ -231,22 +241,17 @@ def locate(real: Function, exact: Function | None, name: str, gradient: Array) -
         if exact is not None:
             slope, doubt = complex_step(exact.line(name, v)), 0.0
         else:
-            found = richardson(real.line(name, v), here, real.size(name, v), 0.0)
+            found = richardson(real.line(name, v), here, real.size(name, v), 0.0, real.eps)
             slope, doubt = found.value, DOUBT * found.error
         return bool(abs(slope - v @ flat) > RICHARDSON * np.linalg.norm(flat * v) + doubt)
 
-    low, high = 0, flat.size
-    index = np.arange(flat.size)
+    low, high = (0, flat.size) if start is None else (start, start + 1)
     while high - low > 1:
         middle = (low + high) // 2
         low, high = (low, middle) if is_wrong((index >= low) & (index < middle)) else (middle, high)
-    where = np.unravel_index(low, gradient.shape)
-    parts = {"entry": f"wrong in one entry alone, {[int(i) for i in where]}"}
-    masks = {"entry": index == low}
+    where = [int(i) for i in np.unravel_index(low, gradient.shape)]
+    parts = [("entry", f"wrong in one entry alone, {where}", index == low)]
     for axis, what in enumerate(("row", "column") if gradient.ndim == 2 else ()):
-        parts[what] = f"wrong in {what} {int(where[axis])} alone"
-        masks[what] = np.indices(gradient.shape)[axis].reshape(-1) == where[axis]
-    for what, mask in masks.items():
-        if not is_wrong(~mask):
-            return low, Diagnosis("entry" if what == "entry" else "part", parts[what])
-    return low, None
+        inside = np.indices(gradient.shape)[axis].reshape(-1) == where[axis]
+        parts.append(("part", f"wrong in {what} {where[axis]} alone", inside))
+    return low, next((Diagnosis(kind, text) for kind, text, inside in parts if not is_wrong(~inside)), None)

@@ -112,7 +112,7 @@ def derivative_missing(scene: Scene) -> Diagnosis | None:
         return None
     score = misfit(scene.evidence[b].analytic.reshape(-1), back)
     text = "the derivative of its activation is missing: its bias's gradient is what flows back to its output"
-    return Diagnosis("activation", text, score) if score <= FIT else None
+    return Diagnosis("activation", text, score) if score <= scene.evidence[b].fit else None
 
 
 def term_of_the_rate(scene: Scene) -> Diagnosis | None:
@@ -189,7 +189,8 @@ def rows_lost(scene: Scene) -> Diagnosis | None:
 
 def other_input(scene: Scene) -> Diagnosis | None:
     """W is wrong and its bias right."""
-    if scene.cause.b is None or scene.cause.b in scene.wrong:
+    W, b = scene.cause.W, scene.cause.b
+    if b is None or b in scene.wrong or scene.wrong[W].kind != "unknown" or not scene.evidence[W].known.any():
         return None
     text = (
         "its bias is right, so what flows back is: it is multiplied with something else than the layer's input "
@@ -200,7 +201,8 @@ def other_input(scene: Scene) -> Diagnosis | None:
 
 def bias_alone(scene: Scene) -> Diagnosis | None:
     """A bias is wrong and its W right."""
-    if scene.cause.b not in scene.wrong or scene.cause.W in scene.wrong:
+    b = scene.cause.b
+    if b is None or scene.cause.W in scene.wrong or scene.wrong[b].kind != "unknown":
         return None
     return Diagnosis("bias", "the layer's W is right, so what flows back is: it is summed over the rows wrongly")
 
