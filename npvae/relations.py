@@ -156,7 +156,7 @@ def unit_alone(scene: Scene) -> Diagnosis | None:
     if scene.cause.b is None or scene.cause.W not in scene.wrong or scene.cause.b not in scene.wrong:
         return None
     W, b = (scene.evidence[name] for name in scene.cause.names)
-    units = W.off.any(axis=0)
+    units: Array = np.any(W.off, axis=0)
     if not (W.known.all() and np.array_equal(units, b.off.reshape(-1)) and 2 * np.count_nonzero(units) < len(units)):
         return None
     which = ", ".join(map(str, np.flatnonzero(units)))

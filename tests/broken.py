@@ -78,9 +78,7 @@ def make_gradients(bug="", act="tanh"):
             dh3 = d4 @ p["W4"]
         d3 = dh3 * d(s["h3"])
         dz = layer("3", d3, s["z"])
-        eps = {"noise redrawn": OTHER, "noise of another row": EPS[::-1], "noise drawn anew in every call": None}.get(
-            bug, EPS
-        )
+        eps = {"noise redrawn": OTHER, "noise of another row": EPS[::-1], "noise drawn anew in every call": None}.get(bug, EPS)
         eps = rng.standard_normal(EPS.shape) if eps is None else eps
         sigma = np.exp(s["lv"] / 2)
         kl_mu, kl_lv = s["mu"] / B, 0.5 * (np.exp(s["lv"]) - 1) / B

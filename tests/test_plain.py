@@ -93,4 +93,7 @@ def test_the_examples_show_what_a_check_has_to_see():
         assert {name: value.shape for name, value in check.gradients(check.params()).items()} == {
             name: value.shape for name, value in check.params().items()
         }
-    assert plain.linear().gradients(plain.linear().params())["W"].shape == (7, 4)
+    linear = plain.linear()
+    linear.loss(linear.params())
+    assert linear.gradients(linear.params())["W"].shape == (7, 4)
+    assert set(linear.terms(linear.params())) == {"encoding", "decoding"}

@@ -1,6 +1,7 @@
 """The zoo: every bug is one, every bug is killed, the right code is left alone, and most bugs are called by name."""
 
 import json
+import traceback
 
 import pytest
 
@@ -65,7 +66,7 @@ def test_a_module_is_fresh_and_shows_its_lines():
     assert first.x is not second.x
     with pytest.raises(ValueError) as raised:
         first.f()
-    assert "raise ValueError(x)" in str(raised.traceback[-1].statement)
+    assert 'File "wrong.py", line 5, in f\n    raise ValueError(x)' in "".join(traceback.format_exception(raised.value))
 
 
 def test_code_that_raises_is_found_out():

@@ -3,7 +3,7 @@
 import importlib.util
 from dataclasses import dataclass
 from functools import cache
-from importlib.abc import InspectLoader
+from importlib.abc import ExecutionLoader
 from pathlib import Path
 from types import ModuleType
 
@@ -38,11 +38,15 @@ class Bug:
         return text
 
 
-class SourceLoader(InspectLoader):
-    """Imports a text. Tracebacks show its lines, because Python asks the loader for them."""
+class TextLoader(ExecutionLoader):
+    """Imports a text as if it were a file. Tracebacks show its lines, because Python asks the loader for them."""
 
     def __init__(self, text: str) -> None:
         self.text = text
+
+    def get_filename(self, fullname: str) -> str:
+        """A name in tracebacks."""
+        return f"{fullname}.py"
 
     def get_source(self, fullname: str) -> str:
         """The text, whatever the module's name."""
@@ -57,7 +61,7 @@ def plain_source() -> str:
 
 def as_module(source: str, name: str) -> ModuleType:
     """Import `source` as a fresh module, which no other shares; it is not entered in sys.modules."""
-    loader = SourceLoader(source)
+    loader = TextLoader(source)
     spec = importlib.util.spec_from_loader(name, loader)
     assert spec is not None
     module = importlib.util.module_from_spec(spec)

@@ -192,12 +192,12 @@ def samples(module: Any) -> Testimony:
         bound, (right, other) = -loss(many, x, eps), (outside, inside) if iwae else (inside, outside)
         if same(bound, right):
             continue
-        text = f"the {'importance-weighted bound' if iwae else 'ELBO'} of {count} samples is {bound:.4f}, {law} {right:.4f}"
+        text = f"the {'weighted bound' if iwae else 'ELBO'} of {count} samples is {bound:.4f}, {law} is {right:.4f}"
         if same(bound, right + np.log(count)):
             return Testimony("samples", False, "1/K missing", f"{text}: off by log K, a sum stands for a mean")
         if same(bound, other):
             kind = "mean of logs" if iwae else "log of mean"
-            return Testimony("samples", False, kind, f"{text}: it is the {kind} weights")
+            return Testimony("samples", False, kind, f"{text}: it is the {kind}")
         return Testimony("samples", False, "", text)
     return passed("samples", "K samples are K times one sample, in both bounds")
 

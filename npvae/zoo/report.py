@@ -190,11 +190,11 @@ HEADER = """\
 # Exercise {number} of {total}: one thing in this file is wrong, in one place or in a few that belong together. Find it.
 # What is seen from outside: {symptom}.
 #
-#   npvae gradcheck --exercise {number} > exercise.py      this file
-#   npvae gradcheck exercise.py:elbo                 its gradient against its loss; so for :iwae, :square, :linear
-#   npvae gradcheck --exercise {number} --solution         the answer
+# This file:                      npvae gradcheck --exercise {number} > exercise.py
+# Its gradients and its losses:   npvae gradcheck exercise.py:elbo       so for :iwae, :square, :linear
+# The answer:                     npvae gradcheck --exercise {number} --solution
 #
-# A gradient check that passes does not say that the loss is right, nor what happens between the steps.
+# Gradients that are right do not say that the loss is, nor what happens between the steps.
 
 """
 

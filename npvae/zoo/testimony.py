@@ -56,7 +56,8 @@ def posterior(model: Any, x: Array, latent: int) -> tuple[Array, Array]:
 
 def log_normal(x: Array) -> Array:
     """log N(x; 0, 1)."""
-    return -(x**2 + np.log(2 * np.pi)) / 2
+    log_density: Array = -(x**2 + np.log(2 * np.pi)) / 2
+    return log_density
 
 
 def same(a: float, b: float) -> bool:

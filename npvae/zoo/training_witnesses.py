@@ -48,7 +48,8 @@ def adam_moves(grads: list[Array], lr: float, kind: str = "", place: int = 0) ->
 
     def average(values: list[Array], b: float) -> Array:
         """sum_i (1 - b) b^(t-i) values_i: the moving average as a sum."""
-        return np.sum([(1 - b) * b ** (len(values) - 1 - i) * value for i, value in enumerate(values)], axis=0)
+        total: Array = sum((1 - b) * b ** (len(values) - 1 - i) * value for i, value in enumerate(values))
+        return total
 
     for t in range(1, len(grads) + 1):
         squared = [average(grads[: i + 1], b1) for i in range(t)] if kind == "square of the mean" else grads[:t]
