@@ -63,6 +63,31 @@ package or where NUMBA_CACHE_DIR says, and made anew when npvae or Numba changes
 
   npvae warmup               all kernels for float32, in half a minute or so
   npvae warmup --dtype all   for float64 too"""
+GRADCHECK = """\
+Check gradients against the loss that they belong to: by the complex step, by central differences and by Richardson's
+extrapolation, with a verdict for every parameter array and, where it is wrong, what explains it.
+
+  npvae gradcheck                                       every op and every model of npvae, on both backends
+  npvae gradcheck my_vae.py:Check                       your own code
+  npvae gradcheck my_vae.py:Check --json                the report as one JSON object
+  npvae gradcheck my_vae.py:Check --heatmap W1 --out w1.png   where W1's gradient is wrong
+
+What you name is a class, an object, a function that returns one, or, if you name none, the module, and has three
+functions:
+
+  class Check:
+      def params(self):             # the parameters by name, in the order of the forward pass
+          return {"W": np.ones((3, 2)), "b": np.zeros(2)}
+      def loss(self, params):       # a number, the same one every time: draw noise once, from a seed
+          return float(((X @ params["W"] + params["b"]) ** 2).sum())
+      def gradients(self, params):  # the derivatives by each of them
+          dy = 2 * (X @ params["W"] + params["b"])
+          return {"W": X.T @ dy, "b": dy.sum(0)}
+
+It may have two more things: terms(params), what the loss is the sum of as numbers by name, and sizes, a dict of what
+factors may be called, such as {"B": 16}. A loss that takes complex arrays too is checked to more digits.
+
+The exit code is 0 if every gradient is right, 1 if one is wrong or undecided, 2 if the check could not be made."""
 INFO = """\
 Show what npvae runs on.
 
@@ -111,6 +136,12 @@ def parser() -> argparse.ArgumentParser:
     drawing.add_argument("run", metavar="DIR", help="the run's folder")
     drawing.add_argument("--data", metavar="NAME|PATH", help="where the run's images are now, if they have moved")
     drawing.add_argument("--out", metavar="DIR", type=Path, help=f"where to (the run's {FIGURES}/)")
+
+    proving = command("gradcheck", "prove every gradient, npvae's or yours", GRADCHECK)
+    proving.add_argument("target", nargs="?", metavar="FILE.py[:NAME]", help="your code (npvae's own)")
+    proving.add_argument("--json", action="store_true", help="print one JSON object")
+    proving.add_argument("--heatmap", metavar="TENSOR", help="draw the error of one of your parameter arrays")
+    proving.add_argument("--out", metavar="FILE", help="the heat map's .png (TENSOR.png)")
 
     warming = command("warmup", "compile everything now", WARMUP)
     warming.add_argument("--dtype", default="float32", metavar="NAME", help="float32, float64, all (float32)")

@@ -92,8 +92,9 @@ def check_pair(
     forward(**inputs, **settings) returns an array, or a tuple of them, which `outputs` names in order. backward is
     called by the names of its own parameters: those of inputs, outputs and settings, and "d" + an output's name for
     v, the loss's derivative by it. It returns, as an array, a tuple or a dict, the derivatives by `gradients` (all
-    inputs when None), in order. exact: a forward for the complex step, if `forward` takes no complex numbers.
-    entries: see `gradcheck`. seed: of v. Raises InputError for arguments that do not fit together.
+    inputs when None), in order; those by an output that stand among them are not looked at. exact: a forward for the
+    complex step, if `forward` takes no complex numbers. entries: see `gradcheck`. seed: of v. Raises InputError for
+    arguments that do not fit together.
 
     >>> W, x = np.eye(3, 2), np.ones((4, 3))
     >>> check_pair(lambda x, W: x @ W, lambda dy, x, W: (dy @ W.T, x.T @ dy), {"x": x, "W": W}).ok
@@ -101,10 +102,11 @@ def check_pair(
     """
     fixed = dict(settings or {})
     arrays = {name: np.array(value) for name, value in check_arrays("inputs", inputs, floats=False).items()}
-    names = tuple(arrays if gradients is None else gradients)
-    for name in names:
-        if name not in arrays:
-            raise InputError(f"gradients names {name!r}, which is not among the inputs: {', '.join(arrays)}")
+    returned = tuple(arrays if gradients is None else gradients)
+    names = [name for name in returned if name in arrays]
+    for name in returned:
+        if name not in arrays and name not in outputs:
+            raise InputError(f"gradients names {name!r}, which is no input: {', '.join(arrays)}")
     params = {
         name: np.array(value, np.float64)
         for name, value in check_arrays("inputs", {n: arrays[n] for n in names}).items()
@@ -141,7 +143,8 @@ def check_pair(
         changed.update({name: None for name, value in before.items() if not same(value, used[name])})
         for name, value in before.items():
             used[name][...] = value
-        return dict(result) if isinstance(result, Mapping) else _named(names, result, "backward", "gradients")
+        named = result if isinstance(result, Mapping) else _named(returned, result, "backward", "gradients")
+        return {name: value for name, value in named.items() if name in params}
 
     complex_params = {name: value.astype(np.complex128) for name, value in params.items()}
     problem = Problem(

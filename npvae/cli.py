@@ -18,8 +18,9 @@ from typing import Any
 
 import numpy as np
 
-from npvae import datasets, mosaics, plots
+from npvae import adapters, datasets, mosaics, plots
 from npvae.arguments import parser
+from npvae.checking import check_function
 from npvae.checkpoint import write_atomically
 from npvae.datasets import Dataset
 from npvae.errors import DivergenceError, InputError, check_whole
@@ -28,6 +29,7 @@ from npvae.models import OPTIONS, make_model
 from npvae.ops import default_backend
 from npvae.progress import Progress
 from npvae.runs import CONFIG, FIGURES, Run, Settings, load, read_config
+from npvae.selfcheck import Checked, count, selfcheck
 from npvae.training import Interrupted, resume, train
 from npvae.vae import VAE
 from npvae.warmup import warmup
@@ -36,11 +38,13 @@ FAILED, BAD_INPUT = 1, 2  # exit codes; a signal gives 128 + its number
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run the command line and return its exit code: 0, 1 failed, 2 bad usage or input, 128 + signal."""
+    """Run the command line and return its exit code: 0, 1 failed (a wrong gradient included), 2 bad usage or input,
+    128 + signal.
+    """
     options = parser().parse_args(arguments)
     restore = hear_sigterm()
     try:
-        COMMANDS[options.command](options)
+        failed = COMMANDS[options.command](options)
     except KeyboardInterrupt as stop:
         print(f"npvae: {str(stop) or 'interrupted'}{going_on(options)}", file=sys.stderr)
         return 128 + (stop.number if isinstance(stop, Interrupted) else signal.SIGINT)
@@ -58,7 +62,7 @@ def main(arguments: list[str] | None = None) -> int:
         return BAD_INPUT
     finally:
         restore()
-    return 0
+    return FAILED if failed else 0
 
 
 # ── Commands ─────────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -183,6 +187,47 @@ def info_command(options: argparse.Namespace) -> None:
         print("\n".join(f"{name:<14}{fact}" for name, fact in facts.items()))
 
 
+def gradcheck_command(options: argparse.Namespace) -> bool:
+    """npvae gradcheck; whether something is wrong."""
+    if options.out is not None and options.heatmap is None:
+        raise InputError("--out is where --heatmap TENSOR draws: leave it out, or say which tensor")
+    if options.target is None:
+        if options.heatmap is not None:
+            raise InputError("--heatmap draws the error of your code: say which, path/to/module.py:name")
+        return check_npvae(options.json)
+    code = adapters.load(options.target)
+    progress = Progress(len(code.params) if isinstance(code.params, dict) else 1, unit="tensors")
+    report = check_function(
+        code.loss, code.gradients, code.params, terms=code.terms, sizes=code.sizes,
+        progress=lambda done, total: progress.update(done, ""),
+    )  # fmt: skip
+    progress.close()
+    if options.heatmap is not None:
+        path = Path(options.out or f"{options.heatmap}.png")
+        report.heatmap(options.heatmap, path)
+        print(path, file=sys.stderr)
+    print(report.to_json() if options.json else report)
+    return not report.ok
+
+
+def check_npvae(as_json: bool) -> bool:
+    """Every op and model; whether something is wrong."""
+    progress, checked = Progress(count(), unit="checks"), []
+    for one in selfcheck():
+        checked.append(one)
+        progress.update(len(checked), one.name)
+    progress.close()
+    wrong = [one for one in checked if not one.report.ok]
+    if as_json:
+        checks = [{"name": c.name, "backend": c.backend, **c.report.to_dict()} for c in checked]
+        write_json({"ok": not wrong, "checks": checks})
+    else:
+        print(self_table(checked))
+        for one in wrong:
+            print(f"\n{one.name}, {one.backend}\n{one.report}")
+    return bool(wrong)
+
+
 def warmup_command(options: argparse.Namespace) -> None:
     """npvae warmup."""
     result = warmup(options.dtype, lambda line: print(line, file=sys.stderr))
@@ -210,6 +255,21 @@ def hear_sigterm() -> Callable[[], Any]:
 
     before = signal.signal(signal.SIGTERM, stop)
     return lambda: signal.signal(signal.SIGTERM, before or signal.SIG_DFL)
+
+
+def self_table(checked: list[Checked]) -> str:
+    """A line for every op and model, with the largest error on each backend."""
+    rows: dict[str, dict[str, str]] = {}
+    for name, backend, report in checked:
+        rows.setdefault(name, {})[backend] = f"{report.max_error:.1e}" + ("" if report.ok else " WRONG")
+    backends = list(next(iter(rows.values())))
+    width = max(map(len, rows))
+    lines = [f"{'largest error':<{width}}" + "".join(f"  {backend:<14}" for backend in backends)]
+    lines += [f"{name:<{width}}" + "".join(f"  {errors[b]:<14}" for b in backends) for name, errors in rows.items()]
+    arrays = sum(len(report.tensors) for _, _, report in checked)
+    wrong = sum(not check.ok for _, _, report in checked for check in report.tensors)
+    said = f"{wrong} gradients are not right" if wrong else "every gradient is right"
+    return "\n".join([*(line.rstrip() for line in lines), f"{len(checked)} checks of {arrays} arrays: {said}"])
 
 
 def free_folder() -> Path:
@@ -265,13 +325,14 @@ def write_json(values: dict[str, Any]) -> None:
     print(json.dumps(lossless, allow_nan=False))
 
 
-COMMANDS = {
+COMMANDS: dict[str, Callable[[argparse.Namespace], bool | None]] = {
     "train": train_command,
     "resume": resume_command,
     "sample": sample_command,
     "reconstruct": reconstruct_command,
     "evaluate": evaluate_command,
     "plot": plot_command,
+    "gradcheck": gradcheck_command,
     "warmup": warmup_command,
     "info": info_command,
 }

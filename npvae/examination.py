@@ -323,7 +323,7 @@ def conclude(problem: Problem, examined: list[Examined], overall: list[float], h
         checks.append(describe(one, groups, said, safe, worst, idle))
     diagnoses, together = diagnose(clues, problem.real.params, problem.findings)
     unsure = [check.name for check in checks if check.verdict == UNDECIDED]
-    if unsure and not diagnoses:
+    if unsure and together.kind == "right":
         together = Diagnosis("undecided", f"nothing is known to be wrong, but this is undecided: {', '.join(unsure)}")
     checks = [replace(check, diagnosis=diagnoses.get(check.name, check.diagnosis)) for check in checks]
     errors = {

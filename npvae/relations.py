@@ -209,7 +209,7 @@ def bias_alone(scene: Scene) -> Diagnosis | None:
 
 def flows_back_wrong(scene: Scene) -> Diagnosis | None:
     """A layer is wrong as a whole, and all that is nearer to the loss is right."""
-    if scene.cause not in scene.layers or scene.cause.b is None or _is_code(scene):
+    if scene.cause.b is None or not set(scene.cause.names) <= set(scene.wrong) or _is_code(scene):
         return None
     i = scene.layers.index(scene.cause)
     square = any(layer.shape[0] == layer.shape[1] for layer in scene.layers[i + 1 : i + 2])  # else W does not fit

@@ -48,7 +48,7 @@ def adam_moves(grads: list[Array], lr: float, kind: str = "", place: int = 0) ->
 
     def average(values: list[Array], b: float) -> Array:
         """sum_i (1 - b) b^(t-i) values_i: the moving average as a sum."""
-        total: Array = sum((1 - b) * b ** (len(values) - 1 - i) * value for i, value in enumerate(values))
+        total: Array = np.sum([(1 - b) * b ** (len(values) - 1 - i) * x for i, x in enumerate(values)], axis=0)
         return total
 
     for t in range(1, len(grads) + 1):

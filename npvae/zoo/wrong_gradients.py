@@ -366,12 +366,12 @@ WRONG_GRADIENTS = (
         (
             (
                 "        rows = self.z.reshape(B * K, -1)\n        self.g",
-                '        self.kept, self.before = self.z, getattr(self, "kept", self.z)\n'
+                '        self.front, self.back = self.z, getattr(self, "front", self.z)\n'
                 "        rows = self.z.reshape(B * K, -1)\n        self.g",
             ),
             (
                 '        rows = self.z.reshape(B * K, -1)\n        grads["W4"]',
-                '        rows = self.before.reshape(B * K, -1)\n        grads["W4"]',
+                '        rows = self.back.reshape(B * K, -1)\n        grads["W4"]',
             ),
         ),
         "gradient",
@@ -385,9 +385,9 @@ WRONG_GRADIENTS = (
         (
             (
                 "        return grads\n",
-                '        old = getattr(self, "old", {})\n'
-                "        self.old = {name: grad + old.get(name, 0) for name, grad in grads.items()}\n"
-                "        return self.old\n",
+                '        held = getattr(self, "grads", {})\n'
+                "        self.grads = {name: grad + held.get(name, 0) for name, grad in grads.items()}\n"
+                "        return self.grads\n",
             ),
         ),
         "gradient",
