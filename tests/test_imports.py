@@ -23,15 +23,9 @@ PARTS = (  # a module may import those on lines above its own
     "vae",
     "autoencoder",
     "workspace",
-<<<<<<< HEAD
-    "optim checking models",
-    "runs warmup",
-    "evaluation zoo",
-=======
     "optim checking models specimens",
     "runs warmup selfcheck adapters",
-    "evaluation",
->>>>>>> checker
+    "evaluation zoo",
     "training",
     "mosaics",
     "plots arguments",
