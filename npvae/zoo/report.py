@@ -175,10 +175,14 @@ class Survey(NamedTuple):
         }
 
 
-def survey() -> Survey:
-    """Run all killers on the correct code and on every bug."""
-    correct = as_module(plain_source(), PLAIN.stem)
-    return Survey(tuple(ask(killer, correct) for killer in KILLERS), tuple(case(name) for name in BUGS))
+def survey(progress: Callable[[int, int], None] | None = None) -> Survey:
+    """Run all killers on the correct code and on every bug; `progress` is told how many bugs are done, of how many."""
+    correct, cases = as_module(plain_source(), PLAIN.stem), []
+    for name in BUGS:
+        cases.append(case(name))
+        if progress is not None:
+            progress(len(cases), len(BUGS))
+    return Survey(tuple(ask(killer, correct) for killer in KILLERS), tuple(cases))
 
 
 # ── The exercise ─────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -202,7 +206,7 @@ HEADER = """\
 def exercise(number: int) -> str:
     """Exercise `number`, from 1: a file of Python with one bug in it. InputError if there are not so many."""
     bug = _chosen(number)
-    return HEADER.format(number=number, total=len(EXERCISES), symptom=bug.symptom) + bug.source()
+    return HEADER.format(number=number, total=len(EXERCISES), symptom=bug.symptom) + bug.source().rstrip("\n")
 
 
 def solution(number: int) -> str:
