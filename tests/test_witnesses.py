@@ -18,7 +18,7 @@ MISTAKES = {
     "rate halved": ("rate", KL, KL.replace("0.5", "0.25"), "factor 1/2"),
     "rate without sigma": ("rate", KL, "kl = 0.5 * np.sum(self.mu**2, axis=1)", "sigma missing"),
     "rate off by a little": ("rate", KL, KL.replace("0.5", "0.6"), ""),
-    "pixels summed up D times": ("pixels", LOG_PX, "log_px = t.shape[1] * np.sum(", "sum for mean"),
+    "pixels summed up D times": ("pixels", LOG_PX, "log_px = t.shape[1] * np.sum(", "D times"),
     "pixels with the wrong sign": ("pixels", LOG_PX, "log_px = -np.sum(", "wrong sign"),
     "pixels off by a little": ("pixels", LOG_PX, "log_px = 1.1 * np.sum(", ""),
     "white pixels forgotten": ("pixels", "t * np.log(self.y) + ", "", "one pixel value missing"),

@@ -16,8 +16,7 @@ class Bug:
 
     name: what it is. story: how it comes about, and what it leads to. symptom: what is seen from outside. patches:
     (right text, wrong text) pairs, each right text occurring once. killer: who is to find it, "gradient" or a
-    witness. kind: the diagnosis that names it; words: what
-    that has to say besides, such as the layer or the factor.
+    witness. kind: the diagnosis that names it. words: what that has to say besides, such as the layer or the factor.
     """
 
     name: str

@@ -102,9 +102,13 @@ def pixels(module: Any) -> Testimony:
     if abs(total(1) - 1) < ROUNDING:
         return passed("pixels", "p(x|z) adds up to 1 over all images")
     text = f"the probabilities of all {len(images)} images add up to {total(1):.4f}, not 1"
-    for kind, factor in (("mean over D", data), ("sum for mean", 1 / data), ("wrong sign", -1.0)):
+    for kind, factor, words in (
+        ("mean over D", data, "log p(x|z) is averaged over the pixels, not summed"),
+        ("D times", 1 / data, "log p(x|z) is D times what it should be"),
+        ("wrong sign", -1.0, "the sign of log p(x|z) is wrong"),
+    ):
         if abs(total(factor) - 1) < ROUNDING:
-            return Testimony("pixels", False, kind, f"{text}: log p(x|z) is 1/{factor:g} of what it should be ({kind})")
+            return Testimony("pixels", False, kind, f"{text}: {words}")
     if min(abs(losses[0]), abs(losses[-1])) < ROUNDING:  # all black or all white costs nothing
         which = "black" if abs(losses[0]) < ROUNDING else "white"
         text = f"{text}: an all {which} image costs nothing, the term of the {which} pixels is missing"

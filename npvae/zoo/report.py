@@ -20,7 +20,7 @@ from npvae.zoo.wrong_losses import WRONG_LOSSES
 
 BUGS = {bug.name: bug for bug in (*WRONG_GRADIENTS, *WRONG_LOSSES)}
 CHECKS = ("elbo", "iwae", "linear", "square")  # the functions of plain.py that return something to check
-
+DECODER = ("W4", "b4", "W5", "b5")
 
 # Diagnoses that give the place and a short list of what it may be.
 NARROWED = ("activation", "noise", "rows", "unit", "closed-form", "importance-weights", "importance-rate")
@@ -32,8 +32,8 @@ def check(module: ModuleType, name: str) -> Report:
     return check_function(made.loss, made.gradients, made.params(), terms=made.terms, sizes=made.sizes)
 
 
-def gradient(module: ModuleType) -> Testimony:
-    """Every gradient is the derivative of its loss, at every entry of small models.
+def failing(module: ModuleType) -> tuple[dict[str, Report], str]:
+    """The reports of the checks that fail, by name; and what was raised by one that could not be made, else "".
 
     Some mistakes raise an exception unless a layer is square: where something does, a square model is checked too.
     """
@@ -45,25 +45,30 @@ def gradient(module: ModuleType) -> Testimony:
             reports[name] = check(module, name)
         except Exception as error:
             raised = raised or f"{name} raises {type(error).__name__}: {error}"
-    failing = [name for name, report in reports.items() if not report.ok]
-    if failing:
-        name, diagnosis = failing[0], reports[failing[0]].diagnosis
-        kind, text = only_one_bound(failing, reports[name]) or (diagnosis.kind, diagnosis.text)
-        exact = kind not in NARROWED or diagnosis.score is not None  # a score is that of a fit: not a list of guesses
+    return {name: report for name, report in reports.items() if not report.ok}, raised
+
+
+def gradient(module: ModuleType) -> Testimony:
+    """Every gradient is the derivative of its loss, at every entry of small models."""
+    reports, raised = failing(module)
+    if reports:
+        name, report = next(iter(reports.items()))
+        kind, text = only_one_bound(list(reports), report) or (report.diagnosis.kind, report.diagnosis.text)
+        exact = kind not in NARROWED or report.diagnosis.score is not None  # a score is that of a fit, not of a guess
         return Testimony("gradient", False, kind, f"{name}: {text}", exact)
     return Testimony("gradient", False, "raises", raised) if raised else passed("gradient", "every gradient is right")
 
 
-def only_one_bound(failing: list[str], report: Report) -> tuple[str, str] | None:
+def only_one_bound(names: list[str], report: Report) -> tuple[str, str] | None:
     """What follows, where the gradient explains nothing by itself, from one bound being wrong and the other right."""
     if report.diagnosis.kind not in ("activation", "noise", "unknown") or report.diagnosis.score is not None:
         return None
-    decoder = [one.name for one in report.tensors if one.name in ("W4", "b4", "W5", "b5") and not one.ok]
-    if failing == ["iwae"] and decoder:
+    decoder = any(one.name in DECODER and not one.ok for one in report.tensors)
+    if names == ["iwae"] and decoder:
         return "importance-weights", "the ELBO is right and here the decoder is wrong too: the importance weights are"
-    if failing == ["iwae"]:
+    if names == ["iwae"]:
         return "importance-rate", "the ELBO is right and here the encoder is wrong: log q(z|x) - log p(z), or its path"
-    if failing == ["elbo"] and not decoder:
+    if names == ["elbo"] and not decoder:
         return "closed-form", "the importance-weighted bound is right and here the encoder is wrong: the closed-form KL"
     return None
 
@@ -216,9 +221,8 @@ def solution(number: int) -> str:
     lines = [line for line in difference[2:] if not line.startswith("@@")]
     said = [f"{testimony.killer}: {testimony.text}" for testimony in case(bug.name).found]
     parts = [f"Exercise {number}: {bug.name}", bug.story, "\n".join(lines), "Found by\n" + "\n".join(said)]
-    module = as_module(bug.source(), bug.name)
-    failing = [report for name in CHECKS if not (report := check(module, name)).ok] if bug.killer == "gradient" else []
-    return "\n\n".join([*parts, *(str(report) for report in failing[:1])])
+    reports, _ = failing(as_module(bug.source(), bug.name))
+    return "\n\n".join([*parts, *(f"The check of {name}\n{report}" for name, report in list(reports.items())[:1])])
 
 
 def _chosen(number: int) -> Bug:
