@@ -1,7 +1,8 @@
 """What explains a wrong gradient: hypotheses about one array, each a small pure function.
 
-A hypothesis looks at the `Evidence` and returns a Diagnosis if it explains every entry that is known, else None;
-`explain` takes the first that does, the simplest first. None fires on what another one explains: an exact fit of so
+A hypothesis looks at the `Evidence` of a wrong gradient and returns a Diagnosis if it explains every entry that is
+known, else None; `explain` takes the first that does: whether all is finite, which the others take for granted, then
+the simplest. None fires on what another one explains: an exact fit of so
 many numbers does not happen by chance, so how well they fit decides nothing between them. What only shows in the
 arrays together (which layers are wrong, which right) is for `relations`.
 """
@@ -261,7 +262,7 @@ def one_part(e: Evidence) -> Diagnosis | None:
         some, looked_at = wrong.any(axis=others), telling.any(axis=others)
         share = int(np.count_nonzero(some)) / max(int(np.count_nonzero(looked_at)), 1)
         ends = np.flatnonzero(some)
-        if not len(ends) or share > 0.5 or (best and share >= best[0]):
+        if not len(ends) or (share > 0.5 and e.known.all()) or (best and share >= best[0]):
             continue
         if not e.known.all():  # a sample: no more is claimed than a half whose other half is right
             middle = a.shape[axis] // 2
@@ -283,7 +284,7 @@ def one_part(e: Evidence) -> Diagnosis | None:
         e,
         analytic=a[inside],
         expected=b[inside],
-        again=None if e.again is None else e.again[inside],
+        again=None,
         terms={name: term[inside] for name, term in e.terms.items()},
     )
     inner = first(part, INSIDE)
@@ -334,7 +335,7 @@ def unknown(e: Evidence) -> Diagnosis:
 HYPOTHESES = (
     not_finite, forgotten, unfounded, stale, factor, transposed, permuted, one_term, one_part, fewer_digits,
 )  # fmt: skip
-INSIDE = (forgotten, stale, factor, one_term)  # of a part that is wrong
+INSIDE = (forgotten, factor, one_term)  # of a part that is wrong
 
 
 def explain(e: Evidence) -> Diagnosis:

@@ -78,7 +78,9 @@ def make_gradients(bug="", act="tanh"):
             dh3 = d4 @ p["W4"]
         d3 = dh3 * d(s["h3"])
         dz = layer("3", d3, s["z"])
-        eps = {"noise redrawn": OTHER, "noise of another row": EPS[::-1], "noise drawn anew in every call": None}.get(bug, EPS)
+        eps = {"noise redrawn": OTHER, "noise of another row": EPS[::-1], "noise drawn anew in every call": None}.get(
+            bug, EPS
+        )
         eps = rng.standard_normal(EPS.shape) if eps is None else eps
         sigma = np.exp(s["lv"] / 2)
         kl_mu, kl_lv = s["mu"] / B, 0.5 * (np.exp(s["lv"]) - 1) / B
@@ -137,6 +139,47 @@ def make_gradients(bug="", act="tanh"):
     return gradients
 
 
-BUGS = {  # the kind of diagnosis, of all together
-    "1/B forgotten": "factor",
+HIDDEN = "W1 b1 W2 b2"
+ENCODER = f"{HIDDEN} Wm bm Wv bv"
+SIGMA = f"{HIDDEN} Wv bv"
+ALL = f"{ENCODER} W3 b3 W4 b4 W5 b5"
+BUGS = {  # kind of the diagnosis of all together, words of it, the tensors that are wrong
+    "1/B forgotten": ("factor", "4 times what it should be (B)", ALL),
+    "averaged over D": ("factor", "1/9 of what it should be (1/D)", ALL),
+    "wrong sign of the reconstruction": ("factor", "the negative", ALL),
+    "pre- for post-activation": ("input", "before its activation", "W5"),
+    "derivative of the decoder's activation missing": ("activation", "is missing", f"{ENCODER} W3 b3 W4 b4"),
+    "derivative of another layer's activation": ("activation", "another layer's", f"{ENCODER} W3 b3 W4 b4"),
+    "W for its transpose": ("activation", "W^T", f"{ENCODER} W3 b3"),
+    "half missing in sigma's path": ("noise", "the path through sigma", SIGMA),
+    "sigma's path forgotten": ("noise", "the path through sigma", SIGMA),
+    "KL forgotten": ("term", "the term of the rate is missing", ENCODER),
+    "wrong sign of the KL": ("term", "the term of the rate is the negative", ENCODER),
+    "KL summed over the batch": ("term", "the term of the rate is 4 times what it should be (B)", ENCODER),
+    "std for variance in the KL": ("noise", "the rate's derivative", SIGMA),
+    "noise detached": ("term", "the term of the reconstruction is missing", ENCODER),
+    "logvar taken for log sigma": ("factor", "Wv, bv: 2 times", SIGMA),
+    "one of two paths to the hidden layer": ("activation", "a path left out", HIDDEN),
+    "derivative of the encoder's activation missing": ("activation", "is missing", HIDDEN),
+    "stale delta": ("stale", "previous call", "W1 b1"),
+    "bias forgotten": ("forgotten", "b4: forgotten", "b4"),
+    "bias averaged": ("factor", "1/4 of what it should be (1/B)", "b4"),
+    "bias of the first row alone": ("bias", "summed over the rows wrongly", "b4"),
+    "bias without its sum": ("shape", "the sum over the first axis is missing", "b4"),
+    "a column not written": ("part-forgotten", "column 2", "W3"),
+    "transposed": ("transposed", "W4: the transpose", "W4"),
+    "reshaped in the wrong order": ("permuted", "its transpose was reshaped", "W1"),
+    "columns reversed": ("permuted", "the last axis is reversed", "W5"),
+    "accumulated": ("accumulated", "it is not reset", ALL),
+    "noise redrawn": ("noise", "only the encoder is wrong, the decoder is right", SIGMA),
+    "noise of another row": ("noise", "drawn anew, or another row's", SIGMA),
+    "noise drawn anew in every call": ("noise", "the noise is redrawn between forward and backward", SIGMA),
+}
+WITH_TERMS = {  # what is said if the loss's terms are given
+    "half missing in sigma's path": "the term of the reconstruction is 2 times",
+    "sigma's path forgotten": "the term of the reconstruction is missing",
+    "KL forgotten": "all of the encoder: the term of the rate is missing",
+    "wrong sign of the KL": "all of the encoder: the term of the rate is the negative",
+    "KL summed over the batch": "all of the encoder: the term of the rate is 4 times what it should be (B)",
+    "noise detached": "all of the encoder: the term of the reconstruction is missing",
 }

@@ -1,0 +1,236 @@
+"""Explanations: each fires on what it explains and on nothing else, on made-up gradients and on real wrong code."""
+
+import inspect
+
+import broken
+import numpy as np
+import pytest
+
+import npvae as nv
+from npvae import diagnosis
+from npvae.diagnosis import HYPOTHESES, Evidence, explain, misfit, name_factor, unknown
+
+SCALES = {"B": 16, "D": 784, "K": 5, "beta": 0.7}
+
+
+def drawn(*shape, seed=0):
+    return np.random.default_rng(seed).standard_normal(shape)
+
+
+E = drawn(6, 6)
+PARTS = {"reconstruction": drawn(6, 6, seed=1), "rate": E - drawn(6, 6, seed=1)}
+
+
+def changed(index, value, a=E):
+    a = a.copy()
+    a[index] = value
+    return a
+
+
+# hypothesis: {what: (analytic, other evidence, what the words say)}
+MADE_UP = {
+    "not_finite": {
+        "a NaN": (changed((2, 3), np.nan), {}, "1 of 36 entries are not finite, first [2, 3]"),
+        "all inf": (E * np.inf, {}, "36 of 36"),
+    },
+    "forgotten": {"zeros": (0 * E, {}, "forgotten"), "of a bias": (np.zeros(6), {"expected": E[0]}, "forgotten")},
+    "unfounded": {"of what is not used": (E, {"expected": 0 * E}, "does not depend")},
+    "stale": {
+        "right when asked again": (drawn(6, 6, seed=2), {"again": E}, "the previous call"),
+        "accumulated": (drawn(6, 6, seed=2), {"again": drawn(6, 6, seed=2) + E}, "not reset"),
+    },
+    "factor": {
+        "1/B": (E / 16, {}, "1/16 of what it should be (1/B)"),
+        "1/D": (E / 784, {}, "1/784 of what it should be (1/D)"),
+        "B": (E * 16, {}, "16 times what it should be (B)"),
+        "2": (E * 2, {}, "2 times what it should be"),
+        "half": (E / 2, {}, "1/2 of what it should be"),
+        "sign": (-E, {}, "the negative"),
+        "sign and 1/B": (-E / 16, {}, "minus 1/16 of what it should be (minus 1/B)"),
+        "beta forgotten": (E / 0.7, {}, "10/7 times what it should be (1/beta)"),
+        "no name": (E * 0.7310585786, {}, "0.731058579 times"),
+        "nearly right": (E * (1 + 1e-7), {}, "1.0000001 times"),
+        "one number": (np.array([3.0]), {"expected": np.array([1.5])}, "2 times"),
+        "half known": (E * 2, {"expected": np.where(E > 0, E, np.nan)}, "2 times"),
+    },
+    "transposed": {"square": (E.T, {}, "transpose")},
+    "permuted": {
+        "reshaped": (drawn(4, 6).T.reshape(4, 6), {"expected": drawn(4, 6)}, "transpose was reshaped"),
+        "columns reversed": (E[:, ::-1], {}, "last axis is reversed"),
+        "rows reversed": (E[::-1], {}, "first axis is reversed"),
+        "rows": (E[[1, 0, 2, 3, 5, 4]], {}, "rows are right and in another order"),
+        "columns": (E[:, [1, 0, 2, 3, 5, 4]], {}, "columns are right and in another order"),
+        "anyhow": (np.random.default_rng(3).permutation(E.ravel()).reshape(6, 6), {}, "other places"),
+        "a bias": (E[0, ::-1], {"expected": E[0]}, "reversed"),
+        "a sample of it": (
+            np.roll(drawn(30, 40), 7),
+            {"expected": np.where(drawn(30, 40, seed=5) > 1.8, drawn(30, 40), np.nan)},
+            "other places",
+        ),
+    },
+    "one_term": {
+        "missing": (PARTS["reconstruction"], {"terms": PARTS}, "the term of the rate is missing"),
+        "sign": (PARTS["reconstruction"] - PARTS["rate"], {"terms": PARTS}, "of the rate is the negative"),
+        "1/D": (PARTS["reconstruction"] + PARTS["rate"] / 784, {"terms": PARTS}, "(1/D), the rest is right"),
+        "by the gradient's own": (
+            PARTS["reconstruction"] + 2 * PARTS["rate"],
+            {"terms": {"reconstruction": PARTS["reconstruction"], "rate": 2 * PARTS["rate"]}},
+            "the term of the rate is 2 times",
+        ),
+    },
+    "one_part": {
+        "entry": (changed((4, 1), 9.0), {}, "wrong in one entry alone, [4, 1]"),
+        "row": (changed(2, drawn(6, seed=4)), {}, "row 2"),
+        "column": (changed(np.s_[:, 5], drawn(6, seed=4)), {}, "column 5"),
+        "zero column": (changed(np.s_[:, 5], 0), {}, "column 5, there forgotten"),
+        "half by a factor": (changed(np.s_[:, 3:], 2 * E[:, 3:]), {}, "(the second half), there 2 times"),
+        "first rows": (changed(np.s_[:2], 1.0), {}, "rows 0 to 1"),
+        "first half": (changed(np.s_[:3], 1.0), {}, "(the first half)"),
+        "some columns": (changed(np.s_[:, [0, 4]], 1.0), {}, "columns 0, 4"),
+        "of a bias": (changed(np.s_[:2], 1.0, E[0]), {"expected": E[0]}, "entries 0 to 1"),
+        "of three axes": (
+            changed(np.s_[:, 1], 0.5, drawn(4, 5, 3)),
+            {"expected": drawn(4, 5, 3)},
+            "indices of axis 1 1",
+        ),
+        "many rows": (
+            changed(np.s_[::2], 0.5, drawn(12, 3)),
+            {"expected": drawn(12, 3)},
+            "rows 0, 2, 4, 6 and 2 more",
+        ),
+        "half of a sample": (
+            changed(np.s_[:, 20:], drawn(30, 20, seed=8), drawn(30, 40)),
+            {"expected": np.where(drawn(30, 40, seed=5) > 1.5, drawn(30, 40), np.nan)},
+            "columns 20 to 39 (the second half)",
+        ),
+    },
+    "fewer_digits": {
+        "float32": (E.astype(np.float32).astype(float), {}, "right to 8 digits"),
+        "five digits": (E + 1e-5 * drawn(6, 6, seed=9), {}, "right to 5 digits"),
+    },
+}  # fmt: skip
+SPECIMENS = [(name, what) for name, made in MADE_UP.items() for what in made]
+
+
+def evidence(name, what):
+    analytic, others, _ = MADE_UP[name][what]
+    return Evidence(**{"name": "W", "analytic": analytic, "expected": E, "scales": SCALES} | others)
+
+
+@pytest.mark.parametrize("name, what", SPECIMENS)
+def test_what_is_made_up_is_explained_in_words(name, what):
+    found = explain(evidence(name, what))
+    assert MADE_UP[name][what][2] in found.text, found
+    kinds = {"one_term": "term", "one_part": "part", "fewer_digits": "digits", "not_finite": "not-finite"}
+    kind = what if what in ("entry", "accumulated") else kinds.get(name, name)
+    assert found.kind.startswith(kind)
+
+
+@pytest.mark.parametrize("hypothesis", HYPOTHESES, ids=lambda f: f.__name__)
+def test_no_hypothesis_fires_on_what_another_one_explains(hypothesis):
+    """The confusion matrix, hypothesis by hypothesis: each alone, before any order between them decides."""
+    asked = [(n, w) for n, w in SPECIMENS if n != "not_finite" or hypothesis is diagnosis.not_finite]
+    fired = {(n, w) for n, w in asked if hypothesis(evidence(n, w)) is not None}
+    own = {(n, w) for n, w in SPECIMENS if n == hypothesis.__name__}
+    allowed = set()
+    if hypothesis is diagnosis.fewer_digits:  # what is off by little is that too, whatever else explains it
+        allowed |= {("factor", "nearly right")}
+    if hypothesis is diagnosis.permuted:  # so are the values of a transpose
+        allowed |= {("transposed", "square")}
+    if hypothesis is diagnosis.one_part:  # and a permutation may leave more than half of the rows where they were
+        allowed |= {("permuted", "anyhow")}
+    assert own <= fired
+    assert fired - own <= allowed
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_nothing_fires_on_an_unrelated_gradient(seed):
+    """It is said that nothing fits, and what is known."""
+    e = Evidence("W", drawn(6, 6, seed=100 + seed), E, terms=PARTS, scales=SCALES)
+    assert [h.__name__ for h in HYPOTHESES if h(e) is not None] == []
+    found = explain(e)
+    assert found.kind == "unknown"
+    assert all(word in found.text for word in ("cosine", "ratio of the norms", "100 % of the entries"))
+
+
+def test_little_is_not_taken_for_much():
+    """One number is a multiple of any other, a sample of few numbers is among many, two terms explain two numbers."""
+    one = Evidence("c", np.array([3.0]), np.array([1.2345]))
+    assert explain(one).kind == "unknown"
+    few = np.full((30, 40), np.nan)
+    few[0, :5] = drawn(30, 40)[0, :5]
+    assert diagnosis.permuted(Evidence("W", np.roll(drawn(30, 40), 7), few)) is None
+    two = {"a": np.array([1.0, 2.0]), "b": np.array([0.5, -1.0])}
+    assert diagnosis.one_term(Evidence("b", np.array([3.0, 4.0]), np.array([1.5, 1.0]), terms=two)) is None
+    same = {"a": E / 2, "b": E / 2}  # cannot be told apart
+    assert diagnosis.one_term(Evidence("W", E * 0.75, E, terms=same)) is None
+    assert diagnosis.one_part(Evidence("c", np.array(3.0), np.array(1.0))) is None
+    assert unknown(Evidence("W", E, np.full((6, 6), np.nan))).text == "no explanation fits"
+
+
+def test_what_is_known_already_is_kept():
+    found = nv.Diagnosis("shape", "of another shape")
+    assert explain(Evidence("W", E, E, found=found)) is found
+
+
+def test_names_of_factors():
+    assert name_factor(1 / (16 * 784), SCALES).endswith("(1/(B D))")
+    assert name_factor(2 / 784, SCALES).endswith("(2/D)")
+    assert name_factor(392.0, SCALES).endswith("(D/2)")
+    assert name_factor(16 / 784, SCALES).endswith("(B/D)")
+    assert name_factor(5 / 16, SCALES).endswith("(K/B)")
+    assert name_factor(0.7, SCALES) == "7/10 of what it should be (beta)"
+    assert name_factor(np.pi, SCALES) is None
+    assert name_factor(4.0, {"n": 4, "m": 4}).endswith("(n or m)")
+
+
+def test_misfit():
+    assert misfit(np.array([1.0, 2.5]), np.array([1.0, 2.0])) == 0.25
+    assert misfit(np.zeros(2), np.zeros(2)) == 0
+    assert misfit(np.ones(2), np.zeros(2)) == np.inf
+    assert misfit(np.empty(0), np.empty(0)) == np.inf
+
+
+# ── Real code ────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def check(bug, act, terms=False):
+    return nv.check_function(
+        lambda p: broken.loss(p, act),
+        broken.make_gradients(bug, act),
+        broken.params(),
+        terms=(lambda p: broken.terms(p, act)) if terms else None,
+        sizes={"B": broken.B, "D": broken.D},
+    )
+
+
+@pytest.mark.parametrize("act", ["tanh", "relu"])
+def test_the_code_without_a_bug_passes(act):
+    report = check("", act, terms=True)
+    assert report.ok, str(report)
+    assert report.diagnosis.kind == "right"
+    assert report.findings == ()
+
+
+@pytest.mark.parametrize("act", ["tanh", "relu"])
+@pytest.mark.parametrize("bug", broken.BUGS)
+def test_a_real_bug_is_found_and_named(bug, act):
+    kind, words, tensors = broken.BUGS[bug]
+    report = check(bug, act)
+    assert not report.ok
+    assert report.diagnosis.kind == kind, report.diagnosis
+    assert words in report.diagnosis.text
+    assert {check.name for check in report.tensors if not check.ok} == set(tensors.split())
+
+
+@pytest.mark.parametrize("act", ["tanh", "relu"])
+@pytest.mark.parametrize("bug", broken.WITH_TERMS)
+def test_terms_name_what_is_ambiguous_without(bug, act):
+    report = check(bug, act, terms=True)
+    assert report.diagnosis.kind == "term", report.diagnosis
+    assert broken.WITH_TERMS[bug] in report.diagnosis.text
+
+
+def test_every_bug_of_the_code_is_listed():
+    source = inspect.getsource(broken.make_gradients)
+    assert all(f'"{bug}"' in source for bug in broken.BUGS)

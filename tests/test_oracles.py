@@ -1,0 +1,134 @@
+"""The oracles on functions of one number whose slope is known, smooth, bent and noisy."""
+
+import math
+
+import numpy as np
+import pytest
+
+from npvae.oracles import EPS, Slope, central_difference, complex_step, is_kink, richardson
+
+SMOOTH = {  # phi, phi'(0)
+    "exp": (np.exp, 1.0),
+    "sin 3t": (lambda t: np.sin(3 * t), 3.0),
+    "odd power": (lambda t: (0.3 + t) ** 5, 5 * 0.3**4),
+    "flat": (lambda t: t * t * t, 0.0),
+    "constant": (lambda t: 7.0 + 0 * t, 0.0),
+    "steep tanh": (lambda t: np.tanh(40 * t + 0.2), 40 * (1 - np.tanh(0.2) ** 2)),
+    "pole near by": (lambda t: 1 / (0.1 + t), -100.0),
+    "large offset": (lambda t: 1e6 + np.cos(t - 1), np.sin(1)),
+}
+
+
+@pytest.mark.parametrize("name", SMOOTH)
+def test_smooth_functions(name):
+    phi, slope = SMOOTH[name]
+    scale = max(1.0, abs(slope))
+    assert abs(complex_step(phi) - slope) <= 4 * EPS * scale
+    # Its own error: h^2 phi'''/6 with h = 6e-6, largest for the pole (phi''' = -6e4), and eps |phi|/h.
+    assert abs(central_difference(phi, 1.0) - slope) <= 1e-6 * scale + EPS * abs(phi(0.0)) / 6e-6
+    found = richardson(phi, float(phi(0.0)), 1.0, 1e-10)
+    assert not found.kink
+    assert abs(found.value - slope) <= 10 * found.error
+    assert found.error <= 1e-9 * scale + 1e-13 * abs(phi(0.0)) * 100
+
+
+def test_the_step_grows_with_what_is_moved():
+    """A parameter of a million: with a step made for 1 nothing but rounding would be left."""
+    x = 1e6
+
+    def phi(t):
+        return math.sin((x + t) * 1e-6)
+
+    slope = 1e-6 * math.cos(1.0)
+    assert abs(central_difference(phi, x) - slope) <= 1e-9 * slope
+    assert abs(central_difference(phi, 1.0) - slope) > 1e-7 * slope
+    found = richardson(phi, phi(0.0), x, 1e-10 * slope)
+    assert abs(found.value - slope) <= 1e-11 * slope
+
+
+@pytest.mark.parametrize("left, right", [(0.0, 1.0), (-1.0, 1.0), (0.01, 1.0), (3.0, 2.9)])
+def test_a_kink_is_found_with_both_slopes(left, right):
+    found = richardson(lambda t: 5 + np.sin(t) * 0.1 + (right * t if t > 0 else left * t), 5.0, 1.0, 1e-9)
+    assert found.kink
+    # The last step is h = 2^-22: the sine's bend is h/20 of it and the rounding of 5 is eps 5/h.
+    assert abs(found.left - (left + 0.1)) <= 1e-8
+    assert abs(found.right - (right + 0.1)) <= 1e-8
+
+
+@pytest.mark.parametrize("sign", [1, -1])
+@pytest.mark.parametrize("distance", [1e-5, 1e-4, 1e-3, 1e-2])
+def test_a_kink_at_a_distance_is_stepped_short_of(distance, sign):
+    at = sign * distance
+    found = richardson(lambda t: 1 + t * t + max(t - at, 0.0), 1 + max(-at, 0.0), 1.0, 1e-9)
+    slope = 1.0 if at < 0 else 0.0
+    assert not found.kink
+    assert abs(found.value - slope) <= 1e-8
+    assert abs(found.value - slope) <= 10 * found.error
+
+
+def test_wherever_a_kink_is_no_wrong_slope_is_believed():
+    """Found, or stepped short of, or the error is said: at 2,000 distances from 1e-10 to 1e-2."""
+    rng, kinks = np.random.default_rng(0), 0
+    for at in 10 ** rng.uniform(-10, -2, 2000) * rng.choice([-1, 1], 2000):
+        found = richardson(lambda t, at=at: 3 + max(t - at, 0.0), 3 + max(-at, 0.0), 1.0, 1e-9)
+        kinks += found.kink
+        slope = 1.0 if at < 0 else 0.0
+        assert found.kink or abs(found.value - slope) <= 10 * found.error, at
+        assert not (found.kink and abs(at) > 1e-5), at
+    assert kinks > 500  # those within the last step, 2e-7, are about 40 % of them
+
+
+def test_a_bend_of_the_second_derivative_is_no_kink():
+    found = richardson(lambda t: t * abs(t), 0.0, 1.0, 1e-6)
+    assert not found.kink
+    assert abs(found.value) <= 10 * found.error
+    assert found.error <= 1e-5
+
+
+def test_noise_is_no_kink_and_is_said():
+    rng = np.random.default_rng(0)
+    for _ in range(50):
+        found = richardson(lambda t: 2 * t + 1e-6 * rng.standard_normal(), 0.0, 1.0, 1e-9)
+        assert not found.kink
+        # At best the first steps are used: noise / h = 1e-6 / 2e-3.
+        assert found.error >= 1e-5
+        assert abs(found.value - 2) <= 10 * found.error
+
+
+def test_an_infinite_slope_is_neither_smooth_nor_a_kink():
+    found = richardson(lambda t: math.copysign(math.sqrt(abs(t)), t), 0.0, 1.0, 1e-9)
+    assert not found.kink
+    assert found.error > 0.1
+
+
+def test_single_precision_is_allowed_for():
+    """A loss of float32 is off by 1e-7 / h: told so, the extrapolation accepts that at once and says how much it is."""
+
+    def phi(t):
+        return float(np.float32(math.exp(t)))
+
+    found = richardson(phi, 1.0, 1.0, 1e-10, eps=float(np.finfo(np.float32).eps))
+    assert abs(found.value - 1) <= 10 * found.error
+    assert 1e-6 < found.error < 1e-2
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf])
+def test_what_is_not_finite(value):
+    found = richardson(lambda t: value if t > 0 else 0.0, 0.0, 1.0, 1e-9)
+    assert math.isnan(found.value) and math.isnan(found.error) and not found.kink
+
+
+def test_is_kink():
+    assert is_kink([5.0, 1.0, 1.0, 1.1], above=0.5)
+    assert is_kink([1.0, 1.0, 1.0, 0.3, 0.0], above=0.5)  # between the last two steps
+    assert not is_kink([1.0, 1.0, 1.0], above=2.0)
+    assert not is_kink([1.0, -1.0, 1.0], above=0.5)
+    assert not is_kink([1.0, 2.0, 4.0, 8.0], above=0.5)
+    assert not is_kink([1.0] * 3 + [0.0] * 6, above=0.5)  # long ago
+    assert Slope(1.0, 0.0) == (
+        1.0,
+        0.0,
+        False,
+        pytest.approx(math.nan, nan_ok=True),
+        pytest.approx(math.nan, nan_ok=True),
+    )
