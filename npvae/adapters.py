@@ -15,6 +15,7 @@ import sys
 import traceback
 from collections.abc import Callable
 from pathlib import Path
+from types import ModuleType
 from typing import Any, NamedTuple
 
 from npvae.errors import InputError
@@ -44,7 +45,8 @@ def load(target: str) -> Adapter:
         raise InputError(f"expected path/to/module.py or path/to/module.py:name, and there is no file {str(file)!r}")
     found = guarded(target, "importing it", lambda: _import(file))()
     if name:
-        public = [key for key in vars(found) if not key.startswith("_")]
+        named = vars(found).items()
+        public = [key for key, value in named if not key.startswith("_") and not isinstance(value, ModuleType)]
         if name not in public:
             raise InputError(f"{file} has no {name!r}: it has {', '.join(public) or 'nothing'}")
         found = getattr(found, name)

@@ -340,7 +340,10 @@ INSIDE = (forgotten, factor, one_term)  # of a part that is wrong
 
 def explain(e: Evidence) -> Diagnosis:
     """The first hypothesis that explains every known entry; what is known besides if there is none."""
-    return e.found or first(e, HYPOTHESES) or unknown(e)
+    if e.found is not None:
+        return e.found
+    seen = e.off.any() or not np.isfinite(e.analytic).all()
+    return (first(e, HYPOTHESES) if seen else None) or unknown(e)
 
 
 def first(e: Evidence, hypotheses: Sequence[Callable[[Evidence], Diagnosis | None]]) -> Diagnosis | None:

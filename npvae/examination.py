@@ -341,6 +341,10 @@ def gather(
     expected[entries] = groups[0].expected
     off = np.where(groups[0].kinks, -1.0, np.abs(one.probes[0].analytic - oracle(one.probes[0], trusted)))
     worst = int(entries[np.argmax(off)]) if len(entries) else None  # argmax takes a NaN for the largest
+    bent = groups[0].wrong & ~one.probes[0].smooth & np.isfinite(one.probes[0].analytic)
+    if found is None and bent.any() and np.array_equal(bent, groups[0].wrong):
+        at = ", ".join(str([int(k) for k in np.unravel_index(i, x.shape)]) for i in entries[bent][:4])
+        found = Diagnosis("kink", f"where the loss is bent, it is neither slope nor between them: {at}")
     if said == WRONG and found is None and len(groups) > 1 and np.isfinite(one.gradient).all():
         start = worst if groups[0].wrong.any() else None
         worst, found = locate(problem.real, problem.exact if trusted else None, one.name, one.gradient, start)

@@ -176,13 +176,12 @@ def judge(probes: Probes, trusted: bool, overall: float, tolerance: float = 0.0)
     kinks, believed = ~probes.smooth, oracle(probes, trusted)
     scale = largest(believed[np.isfinite(believed)])
     floor = FLOOR * overall
-    acquitted = (
-        np.abs(a - exact) <= max(COMPLEX, tolerance) * scale + floor
-        if trusted and exact is not None
-        else np.zeros(a.shape, bool)
-    )
+    acquitted = np.zeros(a.shape, bool)
+    if trusted and exact is not None:
+        acquitted = (np.abs(a - exact) <= max(COMPLEX, tolerance) * scale + floor) & np.isfinite(value)
     convicted = ~(np.abs(a - value) <= max(RICHARDSON, tolerance) * scale + floor + doubt)
-    resolved = doubt <= DOUBT * max(RESOLVED * scale, RICHARDSON * overall)
+    small = 0.0 if trusted else RICHARDSON * overall  # so small beside the others that it may be taken for 0
+    resolved = doubt <= DOUBT * max(RESOLVED * scale, small)
     ends = np.array([(slope.left, slope.right) for slope in probes.slopes]).reshape(-1, 2)
     low, high = ends.min(axis=1, initial=math.inf), ends.max(axis=1, initial=-math.inf)
     excused = (a >= low - (high - low)) & (a <= high + (high - low))

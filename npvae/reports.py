@@ -191,6 +191,7 @@ def _draw(name: str, errors: Array) -> "Figure":
     """The heat map of one tensor's errors."""
     from matplotlib import colormaps
     from matplotlib.figure import Figure
+    from matplotlib.ticker import MaxNLocator
 
     table = np.abs(errors).reshape(-1, errors.shape[-1] if errors.ndim else 1)
     with np.errstate(divide="ignore"):
@@ -201,5 +202,7 @@ def _draw(name: str, errors: Array) -> "Figure":
     colours = colormaps["magma"].with_extremes(bad="#bbbbbb")
     image = axes.imshow(shown, cmap=colours, vmin=-16, vmax=1, aspect="auto", interpolation="nearest")
     figure.colorbar(image, label="log10 |analytic - expected| / max|expected|")
+    for axis in (axes.xaxis, axes.yaxis):
+        axis.set_major_locator(MaxNLocator(integer=True))
     axes.set(title=f"{name}: error of its gradient", xlabel="last axis", ylabel="first axis" if errors.ndim > 1 else "")
     return figure

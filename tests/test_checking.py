@@ -198,3 +198,467 @@ def test_bad_input_is_refused():
 def test_a_model_is_not_a_workspace():
     with pytest.raises(nv.InputError, match="ws must be a Workspace"):
         nv.gradcheck(nv.VAE(4, (3,), 2), np.eye(4))
+
+
+# ── Anybody's code ───────────────────────────────────────────────────────────────────────────────────────────────────
+
+A = np.random.default_rng(0).standard_normal((5, 4))
+PARAMS = {
+    "w": np.random.default_rng(1).standard_normal((4, 3)),
+    "b": np.random.default_rng(2).standard_normal(3),
+}
+
+
+def cubes(p):
+    return ((A @ p["w"] + p["b"]) ** 3).sum()
+
+
+def cubes_gradients(p):
+    d = 3 * (A @ p["w"] + p["b"]) ** 2
+    return {"w": A.T @ d, "b": d.sum(0)}
+
+
+def norm(p):  # a loss that takes floats alone, and has kinks
+    return float(np.abs(A @ p["w"] + p["b"]).sum())
+
+
+def norm_gradients(p):
+    d = np.sign(A @ p["w"] + p["b"])
+    return {"w": A.T @ d, "b": d.sum(0)}
+
+
+def kinds(report):
+    return [finding.kind for finding in report.findings]
+
+
+def scaled(gradients, factor, *names):
+    return lambda p: {k: g * (factor if k in names else 1) for k, g in gradients(p).items()}
+
+
+def test_a_right_gradient_of_a_complex_safe_loss():
+    report = nv.check_function(cubes, cubes_gradients, PARAMS)
+    assert report.ok and report.findings == () and report.max_error < 1e-14
+    assert all(c.oracle == "complex step" and c.diagnosis is None and c.kinks == 0 for c in report.tensors)
+    assert all(c.richardson_error < 1e-10 and c.central_error < 1e-7 for c in report.tensors)
+
+
+@pytest.mark.parametrize("loss", [norm, lambda p: np.float64(norm(p)), lambda p: np.abs(A @ p["w"] + p["b"]).sum()])
+def test_a_loss_of_floats_is_checked_by_richardson_alone(loss):
+    report = nv.check_function(loss, norm_gradients, PARAMS)
+    assert report.ok
+    assert report.max_error < 1e-10
+    assert kinds(report) == ["not-complex-safe"]
+    assert all(c.complex_error is None and c.oracle == "Richardson" for c in report.tensors)
+    wrong = nv.check_function(loss, scaled(norm_gradients, 1 + 1e-7, "w"), PARAMS)
+    assert [c.verdict for c in wrong.tensors] == ["WRONG", "ok"]
+
+
+def test_the_complex_step_never_convicts_alone():
+    """abs drops the imaginary part: the complex step says 0, Richardson's extrapolation knows better."""
+
+    def loss(p):
+        return np.abs(p["w"]).sum() + (p["b"] ** 2).sum()
+
+    report = nv.check_function(loss, lambda p: {"w": np.sign(p["w"]), "b": 2 * p["b"]}, PARAMS)
+    assert report.ok
+    assert [c.oracle for c in report.tensors] == ["Richardson", "complex step"]
+    assert kinds(report) == ["not-complex-safe"] and "w" in report.findings[0].text
+    assert report.max_error < 1e-10
+
+
+def test_the_complex_step_acquits_nothing_that_it_does_not_see():
+    """A path that both `.real` and the gradient forget."""
+    report = nv.check_function(
+        lambda p: (p["w"].real ** 2).sum() + (p["b"] ** 2).sum(), lambda p: {"w": 0 * p["w"], "b": 2 * p["b"]}, PARAMS
+    )
+    assert [c.verdict for c in report.tensors] == ["WRONG", "ok"]
+    assert report.tensors[0].complex_error == 0
+    assert report.diagnosis.kind == "forgotten"
+
+
+def test_another_loss_for_complex_numbers_is_not_believed():
+    def loss(p):
+        return cubes(p) + (1 if np.iscomplexobj(p["w"]) else 0)
+
+    report = nv.check_function(loss, cubes_gradients, PARAMS)
+    assert report.ok and kinds(report) == ["not-complex-safe"]
+
+
+@pytest.mark.parametrize("size", [1, 1e-6, 1e-12, 1e6])
+@pytest.mark.parametrize("loss", ["complex", "float"])
+def test_a_small_tensor_is_measured_by_itself(size, loss):
+    """Down to a gradient 1e-12 of the other; there a loss of floats, whose differences round at 1e-14, is undecided."""
+
+    def both(p):
+        total = (p["w"] ** 2).sum() + size * (p["b"] ** 2).sum()
+        return float(total) if loss == "float" else total
+
+    def gradients(p):
+        return {"w": 2 * p["w"], "b": 2 * size * p["b"]}
+
+    assert nv.check_function(both, gradients, PARAMS).ok
+    wrong = nv.check_function(both, scaled(gradients, 2, "b"), PARAMS)
+    lost = size == 1e-12 and loss == "float"  # and below any use: 2 of 1e-12 is as near 0 as its half
+    assert wrong.ok == lost
+
+
+def test_a_gradient_that_cancels_to_nothing_may_be_rounding():
+    """A bias before a mean is subtracted."""
+
+    def loss(p):
+        y = A @ p["w"] + p["b"]
+        return (np.tanh(y - y.mean(0)) ** 3).sum()
+
+    def gradients(p):
+        y = A @ p["w"] + p["b"]
+        t = np.tanh(y - y.mean(0))
+        d = 3 * t**2 * (1 - t**2)
+        d = d - d.mean(0)
+        return {"w": A.T @ d, "b": d.sum(0)}
+
+    assert 0 < np.max(np.abs(gradients(PARAMS)["b"])) < 1e-14
+    report = nv.check_function(loss, gradients, PARAMS)
+    assert report.ok and report.max_error < 1e-13
+    assert nv.check_function(
+        lambda p: float(loss(p).real) if not np.iscomplexobj(p["b"]) else 1 / 0, gradients, PARAMS
+    ).ok
+    for off in (1e-3, 1e-9, 1e-12):
+        assert not nv.check_function(loss, lambda p, off=off: gradients(p) | {"b": np.full(3, off)}, PARAMS).ok
+
+
+def relu_sum(p):
+    return (np.maximum(p["b"], 0) + 0.1 * np.tanh(p["b"])).sum() + (p["w"] ** 2).sum()
+
+
+def relu_gradients(p):
+    return {"w": 2 * p["w"], "b": (p["b"] > 0) + 0.1 * (1 - np.tanh(p["b"]) ** 2)}
+
+
+@pytest.mark.parametrize("floats", [True, False])
+def test_kinks_are_left_out_and_counted(floats):
+    """One entry of 300 lies on a kink, where 0 and 1 are both right; another value is not excused by it."""
+    loss = (lambda p: float(relu_sum(p))) if floats else relu_sum
+    params = {"w": PARAMS["w"], "b": np.where(np.arange(300) == 7, 0.0, np.random.default_rng(0).standard_normal(300))}
+    for subgradient, kinks in ((0, 1), (1, 1)):
+        report = nv.check_function(loss, lambda p, s=subgradient: relu_gradients(p) | {
+            "b": relu_gradients(p)["b"] + s * (np.arange(300) == 7)}, params)  # fmt: skip
+        left_out = report.tensors[1].kinks * 300
+        assert report.ok
+        if left_out:  # the complex step takes one of the two sides, and acquits whoever takes the same
+            assert left_out == pytest.approx(kinks)
+            assert report.tensors[1].diagnosis.kind == "kinks"
+            assert kinds(report)[-1] == "kinks" and not report.findings[-1].fatal
+            assert "1 of 300 left out" in str(report)
+        else:
+            assert not floats
+    wrong = nv.check_function(loss, lambda p: relu_gradients(p) | {
+        "b": relu_gradients(p)["b"] + 5.0 * (np.arange(300) == 7)}, params)  # fmt: skip
+    assert wrong.tensors[1].verdict == "WRONG" and wrong.tensors[1].worst == (7,)
+    assert wrong.diagnosis.kind in ("kink", "entry")
+    assert "[7]" in wrong.diagnosis.text
+
+
+def test_too_many_kinks_fail():
+    params = {"w": PARAMS["w"], "b": np.zeros(3)}
+    report = nv.check_function(lambda p: float(relu_sum(p)), relu_gradients, params)
+    assert not report.ok
+    assert report.tensors[1].kinks == 1 and report.tensors[1].verdict == "undecided"
+    assert report.findings[-1].kind == "kinks" and report.findings[-1].fatal
+
+
+def test_a_wrong_gradient_of_a_bent_loss_is_not_excused():
+    """All of a ReLU network's kinks are near: none excuses a factor."""
+    report = nv.check_function(norm, scaled(norm_gradients, 1.001, "w", "b"), PARAMS)
+    assert all(c.verdict == "WRONG" and c.kinks == 0 for c in report.tensors)
+
+
+def test_a_loss_that_ignores_a_tensor():
+    def loss(p):
+        return (p["w"] ** 2).sum()
+
+    for gradients in (lambda p: {"w": 2 * p["w"], "b": 0 * p["b"]}, lambda p: {"w": 2 * p["w"]}):
+        report = nv.check_function(loss, gradients, PARAMS)
+        assert report.ok
+        assert report.tensors[1].diagnosis == nv.Diagnosis("no-effect", "the loss does not depend on it")
+    report = nv.check_function(loss, lambda p: {"w": 2 * p["w"], "b": 1e-3 * p["b"]}, PARAMS)
+    assert report.diagnosis.kind == "unfounded" and not report.ok
+
+
+def test_a_loss_that_ignores_everything():
+    report = nv.check_function(lambda p: 3.0, lambda p: {"w": 0 * p["w"], "b": 0 * p["b"]}, PARAMS)
+    assert not report.ok and kinds(report)[-1] == "constant" == report.diagnosis.kind
+
+
+def test_an_all_zero_gradient_where_the_loss_varies():
+    report = nv.check_function(cubes, lambda p: {k: 0 * v for k, v in p.items()}, PARAMS)
+    assert not report.ok and report.diagnosis.text.startswith("the whole gradient: forgotten")
+
+
+def test_noise_in_the_loss_and_noise_in_the_gradient():
+    rng = np.random.default_rng(0)
+    report = nv.check_function(lambda p: cubes(p) + rng.standard_normal(), cubes_gradients, PARAMS)
+    assert not report.ok and report.diagnosis.kind == "loss-random"
+    assert all(c.verdict == "undecided" and c.entries == 0 for c in report.tensors)
+    assert "nan" in str(report)
+    report = nv.check_function(cubes, lambda p: scaled(cubes_gradients, rng.random(), "b")(p), PARAMS)
+    assert not report.ok and kinds(report) == ["gradient-random"] and report.diagnosis.kind == "noise"
+    assert "two calls differ in b" in report.diagnosis.text
+
+
+def test_what_changes_its_parameters_is_found():
+    def spoils(p):
+        g = cubes_gradients(p)
+        p["b"] += 1
+        return g
+
+    before = {k: v.tobytes() for k, v in PARAMS.items()}
+    report = nv.check_function(cubes, spoils, PARAMS)
+    assert not report.ok and all(c.ok for c in report.tensors)
+    assert report.diagnosis.kind == "mutation" and "gradients changes" in report.diagnosis.text
+
+    def loss(p):
+        p["w"] *= 2
+        return cubes(p)
+
+    report = nv.check_function(loss, lambda p: cubes_gradients({**p, "w": 2 * p["w"]}) | {}, PARAMS)
+    assert "mutation" in kinds(report)
+    assert {k: v.tobytes() for k, v in PARAMS.items()} == before
+
+
+def test_memory_that_is_shared_is_found():
+    buffer = np.zeros(12)
+
+    def gradients(p):
+        buffer[:] = 2 * p["w"].ravel()
+        return {"w": buffer.reshape(4, 3), "b": buffer[9:]}
+
+    report = nv.check_function(lambda p: (p["w"] ** 2).sum(), gradients, PARAMS)
+    assert "memory is shared by the gradient of w and the gradient of b" in str(report)
+    report = nv.check_function(lambda p: (p["w"] ** 2).sum() / 2, lambda p: {"w": p["w"], "b": 0 * p["b"]}, PARAMS)
+    assert kinds(report) == ["overlap"] and not report.ok and all(c.ok for c in report.tensors)
+    assert "the gradient of w and the parameter w" in report.findings[0].text
+
+
+@pytest.mark.parametrize(
+    "given, kind, words",
+    [
+        (lambda g: g["w"].T, "transposed", "(3, 4), not (4, 3): the transpose"),
+        (lambda g: -g["w"].T, "transposed", "the transpose; and the numbers are wrong too"),
+        (lambda g: np.stack([g["w"], 0 * g["w"]]), "shape", "sum over the first axis is missing"),
+        (lambda g: g["w"].reshape(2, 6), "shape", "of shape (2, 6), not (4, 3)"),
+        (lambda g: g["w"][:2], "shape", "of shape (2, 3), not (4, 3)"),
+        (lambda g: g["w"] + 0j, "kind", "not real numbers but complex128"),
+        (lambda g: None, "missing", "returns nothing"),
+    ],
+)
+def test_a_gradient_of_another_shape_or_kind(given, kind, words):
+    report = nv.check_function(cubes, lambda p: cubes_gradients(p) | {"w": given(cubes_gradients(p))}, PARAMS)
+    assert [c.verdict for c in report.tensors] == ["WRONG", "ok"]
+    assert report.diagnosis.kind == kind and words in report.diagnosis.text
+
+
+def test_single_precision_is_named():
+    def blurred(p):
+        return np.float32(((A.astype(np.float32) @ p["w"].astype(np.float32) + p["b"].astype(np.float32)) ** 3).sum())
+
+    report = nv.check_function(blurred, cubes_gradients, PARAMS)
+    assert not report.ok and "single" in kinds(report) and report.diagnosis.kind == "undecided"
+    wrong = nv.check_function(blurred, scaled(cubes_gradients, 0.5, "w"), PARAMS)
+    assert wrong.tensors[0].verdict == "WRONG"
+    floats = nv.check_function(
+        cubes, lambda p: {k: g.astype(np.float32) for k, g in cubes_gradients(p).items()}, PARAMS
+    )
+    assert floats.ok and 1e-9 < floats.max_error < 1e-6
+    assert not nv.check_function(
+        cubes, lambda p: {k: (g * 1.001).astype(np.float32) for k, g in cubes_gradients(p).items()}, PARAMS
+    ).ok
+
+
+def test_a_loss_that_is_not_finite_is_not_ok():
+    with np.errstate(all="ignore"):
+        report = nv.check_function(lambda p: cubes(p) * np.inf, cubes_gradients, PARAMS)
+    assert not report.ok and "not-finite" in kinds(report)
+
+    def edge(p):  # finite here, and nowhere to the right
+        return cubes(p) + (0.0 if p["b"][0].real <= PARAMS["b"][0] else np.inf)
+
+    report = nv.check_function(edge, cubes_gradients, PARAMS)
+    assert report.tensors[1].verdict == "undecided" and "not finite around" in report.tensors[1].diagnosis.text
+
+
+def test_shapes_at_the_edge():
+    params = {"scalar": np.array(2.0), "deep": np.ones((2, 1, 2)), "empty": np.ones((0, 3))}
+    report = nv.check_function(
+        lambda p: p["scalar"] ** 2 + (p["deep"] ** 2).sum(),
+        lambda p: {"scalar": 2 * p["scalar"], "deep": 2 * p["deep"], "empty": p["empty"] * 1},
+        params,
+    )
+    assert report.ok, str(report)
+    assert [c.entries for c in report.tensors] == [1, 4, 0]
+    assert [c.worst for c in report.tensors] == [(), (0, 0, 0), None]
+    assert "extra" in kinds(nv.check_function(cubes, lambda p: cubes_gradients(p) | {"c": A}, PARAMS))
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_parameters_are_copied_into_double_precision(dtype):
+    seen = set()
+
+    def loss(p):
+        seen.update(v.dtype.name for v in p.values())
+        return cubes(p)
+
+    given = {k: v.astype(dtype) for k, v in PARAMS.items()}
+    assert nv.check_function(loss, cubes_gradients, given).ok
+    assert seen == {"float64", "complex128"}
+
+
+# ── Large arrays ─────────────────────────────────────────────────────────────────────────────────────────────────────
+
+LARGE = {
+    "w": np.random.default_rng(3).standard_normal((70, 40)),
+    "b": np.random.default_rng(4).standard_normal(40),
+}
+
+
+def waves(p):
+    return (np.sin(p["w"]).sum(0) * np.cos(p["b"])).sum()
+
+
+def waves_gradients(p):
+    return {"w": np.cos(p["w"]) * np.cos(p["b"]), "b": -np.sin(p["w"]).sum(0) * np.sin(p["b"])}
+
+
+@pytest.mark.parametrize("floats", [True, False])
+@pytest.mark.parametrize(
+    "where, words",
+    [
+        ((50, 13), "wrong in one entry alone, [50, 13]"),
+        (np.s_[50], "wrong in row 50 alone"),
+        (np.s_[:, 13], "wrong in column 13 alone"),
+        (np.s_[:, 20:], "columns 20 to 39 (the second half), there 1.01 times"),
+    ],
+)
+def test_a_fault_in_a_large_array_is_found_where_it_is(where, words, floats):
+    def gradients(p):
+        g = waves_gradients(p)
+        g["w"][where] *= 1.01
+        return g
+
+    loss = (lambda p: float(waves(p))) if floats else waves
+    report = nv.check_function(loss, gradients, LARGE)
+    assert report.tensors[0].entries == 16 and report.tensors[0].directions == 2
+    assert [c.verdict for c in report.tensors] == ["WRONG", "ok"]
+    assert words in report.diagnosis.text
+    inside = np.zeros((70, 40), bool)
+    inside[where] = True
+    assert inside[report.tensors[0].worst]
+    assert nv.check_function(loss, waves_gradients, LARGE).ok
+
+
+def test_progress_is_told():
+    told = []
+    nv.check_function(cubes, cubes_gradients, PARAMS, progress=lambda done, total: told.append((done, total)))
+    assert told == [(1, 2), (2, 2)]
+
+
+def test_terms_may_be_gradients():
+    def terms(p):
+        return {"sum": {"w": np.ones((4, 3))}, "squares": {"w": 4 * p["w"], "b": p["b"]}}
+
+    report = nv.check_function(
+        lambda p: p["w"].sum() + (p["w"] ** 2).sum() + (p["b"] ** 2).sum() / 2,
+        lambda p: {"w": 1 + 4 * p["w"], "b": p["b"].copy()}, PARAMS, terms=terms,
+    )  # fmt: skip
+    assert report.diagnosis.kind == "term" and "the term of the squares is 2 times" in report.diagnosis.text
+
+
+# ── What is refused ──────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+@pytest.mark.parametrize(
+    "changes, words",
+    [
+        ({"params": [1.0]}, "params must be a dict"),
+        ({"params": {}}, "params must be a dict"),
+        ({"params": {"w": [1.0]}}, "params must map names to arrays"),
+        ({"params": {"w": np.arange(3)}}, "must hold real numbers"),
+        ({"params": {"w": np.ones(2) + 0j}}, "must hold real numbers"),
+        ({"loss": lambda p: "much"}, "loss must return a real number"),
+        ({"loss": lambda p: p["b"]}, "loss must return a real number"),
+        ({"gradients": lambda p: [1]}, "gradients must return a dict"),
+        ({"entries": 0}, "entries"),
+        ({"terms": lambda p: 1, "gradients": lambda p: {}}, "terms must return a dict"),
+        ({"terms": lambda p: {"a": {"w": np.ones(2)}}, "gradients": lambda p: {}}, "must have shape"),
+    ],
+)
+def test_what_check_function_refuses(changes, words):
+    given = {"loss": cubes, "gradients": cubes_gradients, "params": PARAMS} | changes
+    with pytest.raises(nv.InputError, match=words):
+        nv.check_function(**given)
+
+
+# ── An op ────────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+X, W = np.random.default_rng(5).standard_normal((4, 3)), np.random.default_rng(6).standard_normal((3, 2))
+
+
+def test_a_pair():
+    report = nv.check_pair(lambda x, W: x @ W, lambda dy, x, W: {"x": dy @ W.T, "W": x.T @ dy}, {"x": X, "W": W})
+    assert report.ok and [c.name for c in report.tensors] == ["x", "W"]
+    wrong = nv.check_pair(lambda x, W: x @ W, lambda dy, x, W: (dy @ W.T, x.T @ dy * 2), {"x": X, "W": W})
+    assert [c.ok for c in wrong.tensors] == [True, False] and wrong.diagnosis.kind == "factor"
+
+
+def test_a_pair_of_several_outputs_with_settings_and_an_input_without_derivative():
+    def forward(x, scale, n):
+        return scale * x**n, x.sum()
+
+    def backward(dy, ds, x, scale, n, y, out=None):
+        assert np.array_equal(y, scale * x**n)
+        return dy * scale * n * x ** (n - 1) + ds
+
+    given = {"x": X, "scale": np.arange(3)}
+    options = {"outputs": ("y", "s"), "gradients": ("x",), "settings": {"n": 3}}
+    assert nv.check_pair(forward, backward, given, **options).ok
+    wrong = nv.check_pair(forward, lambda dy, ds, x, scale, n, y: dy * scale * n * x ** (n - 1), given, **options)
+    assert not wrong.ok
+
+
+def test_a_pair_that_changes_what_it_is_given():
+    def backward(dy, x, W):
+        dW = x.T @ dy
+        dy *= 2
+        return dy @ W.T / 2, dW
+
+    report = nv.check_pair(lambda x, W: x @ W, backward, {"x": X, "W": W})
+    assert not report.ok and all(c.ok for c in report.tensors)
+    assert report.findings[0].kind == "mutation" and "dy" in report.findings[0].text
+
+
+def test_a_pair_whose_exact_forward_is_another_function():
+    def backward(dy, x, W):
+        return dy @ W.T, x.T @ dy
+
+    pair = (lambda x, W: x @ W, backward, {"x": X, "W": W})
+    assert nv.check_pair(*pair, exact=lambda x, W: x @ W).ok
+    for exact in (lambda x, W: 2 * x @ W, lambda x, W: x.real @ W):  # at the same point, and in its slopes alone
+        report = nv.check_pair(*pair, exact=exact)
+        assert not report.ok and kinds(report) == ["losses-differ"]
+
+
+@pytest.mark.parametrize(
+    "changes, words",
+    [
+        ({"gradients": ("x", "V")}, "'V', which is no input"),
+        ({"backward": lambda g, x, W: g}, "backward must take dy"),
+        ({"backward": lambda dy, mask: dy}, "got mask"),
+        ({"outputs": ("y", "z")}, "forward returns 1 arrays, outputs names 2"),
+        ({"backward": lambda dy, x: dy @ W.T}, "backward returns 1 arrays, gradients names 2"),
+        ({"inputs": {"x": X, "W": [1]}}, "inputs must map names to arrays"),
+        ({"inputs": {"x": X, "W": np.eye(3, dtype=int)}}, "must hold real numbers"),
+    ],
+)
+def test_what_check_pair_refuses(changes, words):
+    given = {"forward": lambda x, W: x @ W, "backward": lambda dy, x, W: (dy @ W.T, x.T @ dy)}
+    with pytest.raises(nv.InputError, match=words):
+        nv.check_pair(**given | {"inputs": {"x": X, "W": W}} | changes)

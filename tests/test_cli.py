@@ -705,3 +705,116 @@ def test_terminated(npvae, digits):
     assert b"SIGTERM" in shown.splitlines()[-1]
     assert shown.splitlines()[-1].endswith(b"npvae resume run")
     assert nv.load("run").settings.epochs == 1_000_000
+
+
+# ── gradcheck ────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+THEIRS = """
+import numpy as np
+X = np.arange(6.0).reshape(2, 3) / 5
+
+class Right:
+    def params(self):
+        return {"W": np.ones((3, 2)), "b": np.zeros(2)}
+    def loss(self, params):
+        return ((X @ params["W"] + params["b"]) ** 2).sum()
+    def gradients(self, params):
+        dy = 2 * (X @ params["W"] + params["b"])
+        return {"W": X.T @ dy, "b": dy.sum(0)}
+
+class Wrong(Right):
+    sizes = {"B": 2, "D": 3}
+    def gradients(self, params):
+        return {name: g / 3 for name, g in super().gradients(params).items()}
+
+class Raises(Right):
+    def loss(self, params):
+        return nothing
+"""
+
+
+@pytest.fixture
+def theirs(tmp_path):
+    (tmp_path / "theirs.py").write_text(THEIRS)
+    return tmp_path
+
+
+def test_gradcheck_of_somebodys_code(npvae, theirs):
+    code, out, err = npvae("gradcheck", "theirs.py:Right")
+    assert (code, err) == (0, "")
+    assert out.endswith("ok: every gradient is right\n")
+    code, out, err = npvae("gradcheck", "theirs.py:Wrong")
+    assert (code, err) == (1, "")
+    assert out.endswith("NOT OK: the whole gradient: 1/3 of what it should be (1/D)\n")
+
+
+def test_gradcheck_in_json_with_a_heat_map(npvae, theirs):
+    code, out, err = npvae("gradcheck", "theirs.py:Wrong", "--json", "--heatmap", "W", "--out", "w.png")
+    assert (code, err) == (1, "w.png\n")
+    said = json.loads(out)
+    assert (said["ok"], said["diagnosis"]["kind"]) == (False, "factor")
+    assert [tensor["name"] for tensor in said["tensors"]] == ["W", "b"]
+    assert (theirs / "w.png").read_bytes().startswith(PNG)
+    assert npvae("gradcheck", "theirs.py:Right", "--heatmap", "b")[0] == 0
+    assert (theirs / "b.png").read_bytes().startswith(PNG)
+
+
+def test_gradcheck_refuses_in_a_line(npvae, theirs):
+    refused(npvae("gradcheck", "theirs.py:Nobody"), "it has X, Right, Wrong")
+    refused(npvae("gradcheck", "nowhere.py:Right"), "there is no file")
+    refused(npvae("gradcheck", "theirs.py:Raises"), "loss(params) raised NameError at theirs.py:21")
+    refused(npvae("gradcheck", "theirs.py"), "it lacks params, loss, gradients")
+    refused(npvae("gradcheck", "theirs.py:Right", "--heatmap", "w"), "unknown tensor 'w'")
+    refused(npvae("gradcheck", "theirs.py:Right", "--heatmap", "W", "--out", "w.pdf"), ".png")
+    refused(npvae("gradcheck", "theirs.py:Right", "--out", "w.png"), "--heatmap")
+    refused(npvae("gradcheck", "--heatmap", "W"), "path/to/module.py")
+
+
+@pytest.fixture
+def few_checks(monkeypatch):
+    """Two ops in place of all ops and models; the second is wrong on one backend."""
+    from npvae import selfcheck
+
+    def checks():
+        report = nv.check_function(lambda p: (p["x"] ** 2).sum(), lambda p: {"x": 2 * p["x"]}, {"x": np.ones(2)})
+        wrong = nv.check_function(lambda p: (p["x"] ** 2).sum(), lambda p: {"x": p["x"] * 1}, {"x": np.ones(2)})
+        for name in ("one", "other"):
+            for backend in ("jit", "reference"):
+                yield selfcheck.Checked(name, backend, wrong if (name, backend) == ("other", "jit") else report)
+
+    monkeypatch.setattr(cli, "selfcheck", checks)
+
+
+def test_gradcheck_of_npvae_says_what_is_wrong(npvae, few_checks):
+    code, out, err = npvae("gradcheck")
+    assert (code, err) == (1, "")
+    lines = out.splitlines()
+    assert lines[0].split() == ["largest", "error", "jit", "reference"]
+    assert lines[1].split()[0] == "one" and "WRONG" not in lines[1]
+    assert lines[2].split()[:3] == ["other", "5.0e-01", "WRONG"]
+    assert lines[3] == "4 checks of 4 arrays: 1 gradients are not right"
+    assert lines[5] == "other, jit" and lines[-1] == "NOT OK: x: 1/2 of what it should be"
+    code, out, err = npvae("gradcheck", "--json")
+    said = json.loads(out)
+    assert (code, said["ok"]) == (1, False)
+    assert [(c["name"], c["backend"], c["ok"]) for c in said["checks"]] == [
+        ("one", "jit", True), ("one", "reference", True), ("other", "jit", False), ("other", "reference", True)
+    ]  # fmt: skip
+
+
+def test_gradcheck_of_npvae_passes(npvae):
+    code, out, err = npvae("gradcheck")
+    assert (code, err) == (0, "")
+    assert out.splitlines()[-1].endswith("every gradient is right")
+    assert "WRONG" not in out
+
+
+def test_the_help_of_gradcheck_teaches_with_an_example_that_works(npvae, tmp_path):
+    code, out, _ = npvae("gradcheck", "--help")
+    assert code == 0
+    lines = out.splitlines()
+    start = next(i for i, line in enumerate(lines) if line.strip() == "class Check:")
+    stop = next(i for i in range(start, len(lines)) if not lines[i].strip())
+    shown = "\n".join(line[2:] for line in lines[start:stop])
+    (tmp_path / "shown.py").write_text(f"import numpy as np\nX = np.eye(4, 3)\n{shown}\n")
+    assert npvae("gradcheck", "shown.py:Check")[0] == 0
