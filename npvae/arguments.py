@@ -71,6 +71,8 @@ extrapolation, with a verdict for every parameter array and, where it is wrong, 
   npvae gradcheck my_vae.py:Check                       your own code
   npvae gradcheck my_vae.py:Check --json                the report as one JSON object
   npvae gradcheck my_vae.py:Check --heatmap W1 --out w1.png   where W1's gradient is wrong
+  npvae gradcheck --zoo                                 63 mistakes in a plain VAE: what finds each, and what it says
+  npvae gradcheck --exercise 7                          a file with one of them: find it (--solution)
 
 What you name is a class, an object, a function that returns one, or, if you name none, the module, and has three
 functions:
@@ -142,6 +144,9 @@ def parser() -> argparse.ArgumentParser:
     proving.add_argument("--json", action="store_true", help="print one JSON object")
     proving.add_argument("--heatmap", metavar="TENSOR", help="draw the error of one of your parameter arrays")
     proving.add_argument("--out", metavar="FILE", help="the heat map's .png (TENSOR.png)")
+    proving.add_argument("--zoo", action="store_true", help="put mistakes into a plain VAE and report what finds them")
+    proving.add_argument("--exercise", type=int, metavar="N", help="print a plain VAE with mistake N, to be found")
+    proving.add_argument("--solution", action="store_true", help="of --exercise N: what is wrong, and what finds it")
 
     warming = command("warmup", "compile everything now", WARMUP)
     warming.add_argument("--dtype", default="float32", metavar="NAME", help="float32, float64, all (float32)")

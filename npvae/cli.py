@@ -33,6 +33,7 @@ from npvae.selfcheck import Checked, count, selfcheck
 from npvae.training import Interrupted, resume, train
 from npvae.vae import VAE
 from npvae.warmup import warmup
+from npvae.zoo import report as zoo
 
 FAILED, BAD_INPUT = 1, 2  # exit codes; a signal gives 128 + its number
 
@@ -189,6 +190,8 @@ def info_command(options: argparse.Namespace) -> None:
 
 def gradcheck_command(options: argparse.Namespace) -> bool:
     """npvae gradcheck; whether something is wrong."""
+    if options.zoo or options.exercise is not None or options.solution:
+        return visit_zoo(options)
     if options.out is not None and options.heatmap is None:
         raise InputError("--out is where --heatmap TENSOR draws: leave it out, or say which tensor")
     if options.target is None:
@@ -208,6 +211,29 @@ def gradcheck_command(options: argparse.Namespace) -> bool:
         print(path, file=sys.stderr)
     print(report.to_json() if options.json else report)
     return not report.ok
+
+
+def visit_zoo(options: argparse.Namespace) -> bool:
+    """The report on all bugs, an exercise or its solution; whether a bug survives."""
+    if options.target is not None or options.heatmap is not None:
+        raise InputError("--zoo and --exercise bring their own code: leave out yours, and --heatmap")
+    if options.zoo and (options.exercise is not None or options.solution):
+        raise InputError("--zoo reports on all bugs, --exercise shows one: give one of them")
+    if options.exercise is None and options.solution:
+        raise InputError("--solution of which exercise? Say --exercise N --solution")
+    if options.exercise is not None:
+        if options.json:
+            raise InputError("--exercise prints a file of Python, --json a report: give one of them")
+        print(zoo.solution(options.exercise) if options.solution else zoo.exercise(options.exercise))
+        return False
+    progress = Progress(len(zoo.BUGS), unit="bugs")
+    survey = zoo.survey(lambda done, total: progress.update(done, ""))
+    progress.close()
+    if options.json:
+        write_json(survey.to_dict())
+    else:
+        print(survey)
+    return not survey.ok
 
 
 def check_npvae(as_json: bool) -> bool:

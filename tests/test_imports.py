@@ -25,7 +25,7 @@ PARTS = (  # a module may import those on lines above its own
     "workspace",
     "optim checking models specimens",
     "runs warmup selfcheck adapters",
-    "evaluation",
+    "evaluation zoo",
     "training",
     "mosaics",
     "plots arguments",
@@ -33,7 +33,7 @@ PARTS = (  # a module may import those on lines above its own
     "__main__",
 )
 RANKS = {name: rank for rank, line in enumerate(PARTS) for name in line.split()}
-PACKAGES = ("datasets", "ops")
+PACKAGES = ("datasets", "ops", "zoo")
 INSIDE = {  # of a package, the same
     "ops": (
         "updates threads",
@@ -45,6 +45,14 @@ INSIDE = {  # of a package, the same
         "__init__",
     ),
     "datasets": ("arrays streams", "download idx npy png", "known", "sources embed", "__init__"),
+    "zoo": (
+        "plain bug testimony",
+        "loss_witnesses training_witnesses",
+        "wrong_gradients",
+        "wrong_losses",
+        "report",
+        "__init__",
+    ),
 }
 
 

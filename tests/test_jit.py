@@ -223,9 +223,9 @@ def test_copy(count, source):
     a = (rng_of("copy").random((count, 3)) * 9).astype(source)
     shut = a.copy()
     shut.flags.writeable = False
-    for given in (a, shut, np.repeat(a, 2, axis=1)[:, ::2]):
+    for layout in (a, shut, np.repeat(a, 2, axis=1)[:, ::2]):
         for shared in (nullcontext(), threads.cut_all()):
             memory = np.full((count + 1, 3), np.nan, np.float32)
             with shared:
-                jit.copy(given, memory[:count])
+                jit.copy(layout, memory[:count])
             assert np.array_equal(memory[:count], a.astype(np.float32)) and np.isnan(memory[count]).all()

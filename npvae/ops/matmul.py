@@ -127,8 +127,8 @@ def compute(
     From a row of A to the next it is a_row numbers, from a column to the next a_k; rows of B and C are contiguous.
     `room` is for ROOM numbers that each part packs.
     Two things are done to a strip while it is in the cache. With a bias (N,) the result is act(A B + bias); and `sums`
-    (N,) are filled with the sum of B's rows, by whoever has the strip's first tile. Arrays of no numbers stand for none;
-    `one` holds a 1.
+    (N,) are filled with the sum of B's rows, by whoever has the strip's first tile. Arrays of no numbers stand for
+    none; `one` holds a 1.
     """
     lanes, mine = lanes_of(c), part * ROOM
     step = DEPTH if turned else depth_of(c, b_row)
