@@ -55,7 +55,11 @@ def idle(name):
 
 
 IDLE = SimpleNamespace(
-    **{name: idle(name) for name in vars(reference) if name.endswith(("_forward", "_backward", "_step", "_norm"))},
+    **{
+        name: idle(name)
+        for name in vars(reference)
+        if name.endswith(("_forward", "_backward", "_step", "_norm", "copy"))
+    },
     **{name: getattr(reference, name) for name in vars(reference) if name.endswith("_scratch")},
 )
 

@@ -255,7 +255,7 @@ def test_iwae_dlog_w_is_the_derivative_by_the_weight():
 
 
 def names_of(module):
-    endings = ("_forward", "_backward", "_scratch", "_step", "global_norm")
+    endings = ("_forward", "_backward", "_scratch", "_step", "global_norm", "copy")
     return {name for name in vars(module) if name.endswith(endings) and not name.startswith("_")}
 
 
