@@ -72,8 +72,10 @@ def main(arguments: list[str] | None = None) -> int:
                 print(tables.report(made), end="\n\n", flush=True)
                 print(results.write(made, asked.out), file=sys.stderr)
         if asked.name in ("all", "plot"):
-            for path in pictures.draw_all(asked.out, asked.pictures):
-                print(path, file=sys.stderr)
+            drawn, lacking = pictures.draw_all(asked.out, asked.pictures)
+            for line in (*drawn, *lacking):
+                print(line, file=sys.stderr)
+            return 0 if drawn else 2
     except InputError as error:
         print(f"benchmarks: {error}", file=sys.stderr)
         return 2

@@ -10,6 +10,7 @@ import numpy as np
 from benchmarks import results
 from benchmarks.peers import OURS
 from npvae.checkpoint import write_atomically
+from npvae.errors import InputError
 from npvae.mosaics import DPI, new_figure
 
 if TYPE_CHECKING:
@@ -27,14 +28,18 @@ STYLES = {
 INK, OURS_COLOUR, ROOF = "#222222", "#0072B2", "#555555"
 
 
-def draw_all(folder: Path, pictures: Path) -> list[Path]:
-    """Draw ratios.png and roofline.png from the results in a folder."""
-    drawn = {
-        "ratios": ratios(results.read(folder, "step")),
-        "roofline": roofline(results.read(folder, "matmul"), results.read(folder, "ops")),
-    }
-    pictures.mkdir(parents=True, exist_ok=True)
-    return [save(figure, pictures / f"{name}.png") for name, figure in drawn.items()]
+def draw_all(folder: Path, pictures: Path) -> tuple[list[Path], list[str]]:
+    """Draw ratios.png and roofline.png from the results in a folder: those drawn, and what the others lack."""
+    drawn, lacking = [], []
+    for name, draw, needed in (("ratios", ratios, ["step"]), ("roofline", roofline, ["matmul", "ops"])):
+        try:
+            figure = draw(*(results.read(folder, benchmark) for benchmark in needed))
+        except InputError as error:
+            lacking.append(f"no {name}.png: {error}")
+        else:
+            pictures.mkdir(parents=True, exist_ok=True)
+            drawn.append(save(figure, pictures / f"{name}.png"))
+    return drawn, lacking
 
 
 def save(figure: "Figure", path: Path) -> Path:

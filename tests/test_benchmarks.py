@@ -470,7 +470,8 @@ def size(path):
 def test_pictures(tmp_path):
     for made in (synthetic_step(), synthetic_products(), synthetic_ops()):
         results.write(made, tmp_path)
-    drawn = pictures.draw_all(tmp_path, tmp_path / "pictures")
+    drawn, lacking = pictures.draw_all(tmp_path, tmp_path / "pictures")
+    assert not lacking
     assert [path.name for path in drawn] == ["ratios.png", "roofline.png"]
     assert [size(path) for path in drawn] == [(960, 588), (960, 696)]
 
@@ -490,8 +491,12 @@ def test_command(tmp_path, monkeypatch, capsys):
     assert command.main(["step", "--quick", "--out", str(tmp_path)]) == 0
     assert "PyTorch compiled" in capsys.readouterr().out
     assert results.read(tmp_path, "step")["options"] == {"rounds": 3}
-    assert command.main(["plot", "--out", str(tmp_path), "--pictures", str(tmp_path)]) == 2
-    assert "python -m benchmarks matmul" in capsys.readouterr().err
+    plot = ["plot", "--out", str(tmp_path), "--pictures", str(tmp_path)]
+    assert command.main(plot) == 0
+    assert (tmp_path / "ratios.png").is_file() and not (tmp_path / "roofline.png").exists()
+    assert "no roofline.png" in (said := capsys.readouterr().err) and "python -m benchmarks matmul" in said
+    (tmp_path / "step.json").unlink()
+    assert command.main(plot) == 2
     assert command.main(["step", "--peers", "tensorflow"]) == 2
     assert "unknown peer 'tensorflow'" in capsys.readouterr().err
     assert command.main(["step", "--rounds", "0"]) == 2
