@@ -11,6 +11,8 @@ from benchmarks.peers import PEERS
 from benchmarks.workers import ROOT, cores
 from npvae.errors import InputError, check_choice
 
+RESULTS = ROOT / "benchmarks" / "results"
+
 NAMES = {
     "step": "a training step (forward, backward, Adam) against PyTorch, JAX, autograd and plain NumPy",
     "matmul": "matrix products at a VAE's shapes: GFLOP/s, and the share of the machine's measured peak",
@@ -23,12 +25,12 @@ NAMES = {
 
 DESCRIPTION = """\
 Measure npvae against what people would otherwise use. Every contestant runs alone in its process, with as many
-threads as the others; before anything is timed its loss and its gradient are compared with npvae's reference in
-double precision, and who is wrong is refused. Then rounds interleave: in each, every contestant works for a moment
+threads as the others. In step, matmul, ops and scaling its loss and gradient, or its results, are compared with
+npvae's reference in double precision before anything is timed, and who is wrong is refused. Then rounds interleave: in each, every contestant works for a moment
 while the others sleep, in an order drawn anew. A contestant that is not installed is named, and the others go on.
 
   python -m benchmarks step --quick               does it work here? A few minutes, rough figures
-  python -m benchmarks step                       the figures, into benchmarks/results/step.json
+  python -m benchmarks step                       the figures, into benchmarks/results/step.json (others: partial/)
   python -m benchmarks step --peers torch,jax --only "B=128"
   python -m benchmarks all && python -m benchmarks plot
   python -m benchmarks plot                       the pictures again, from the results
@@ -53,8 +55,8 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument("--peers", metavar="A,B", help=f"some of {','.join(PEERS)}; npvae jit always takes part")
     made.add_argument("--only", default="", metavar="TEXT", help="the cells with this in their name")
     made.add_argument("--quick", action="store_true", help="few rounds, short bursts, settings not searched")
-    made.add_argument("--out", type=Path, default=ROOT / "benchmarks" / "results", metavar="FOLDER",
-                      help="for NAME.json (benchmarks/results)")  # fmt: skip
+    made.add_argument("--out", type=Path, metavar="FOLDER",
+                      help="for NAME.json (benchmarks/results; its folder partial if not all was asked for)")  # fmt: skip
     made.add_argument("--pictures", type=Path, default=ROOT / "benchmarks" / "pictures", metavar="FOLDER",
                       help="for the PNGs (benchmarks/pictures)")  # fmt: skip
     return made
@@ -65,14 +67,16 @@ def main(arguments: list[str] | None = None) -> int:
     asked = parser().parse_args(arguments)
     try:
         options = options_of(asked)
+        partial = options.quick or options.only or options.peers is not None
+        out = asked.out or (RESULTS / "partial" if partial else RESULTS)
         for name in NAMES if asked.name == "all" else [asked.name]:
             if name != "plot":
                 print(f"benchmark {name}", file=sys.stderr)
                 made = importlib.import_module(f"benchmarks.{name}").run(options)
                 print(tables.report(made), end="\n\n", flush=True)
-                print(results.write(made, asked.out), file=sys.stderr)
+                print(results.write(made, out), file=sys.stderr)
         if asked.name in ("all", "plot"):
-            drawn, lacking = pictures.draw_all(asked.out, asked.pictures)
+            drawn, lacking = pictures.draw_all(out, asked.pictures)
             for line in (*drawn, *lacking):
                 print(line, file=sys.stderr)
             return 0 if drawn else 2

@@ -57,15 +57,18 @@ def measure(threads: int, sizes: list[int], quick: bool = False) -> dict[str, An
 
 
 def registers() -> tuple[int, int, bool]:
-    """float32 lanes of a vector, how many accumulators leave room for the factors, whether multiply-add is one."""
-    import llvmlite.binding as llvm
+    """float32 lanes of a vector, how many accumulators leave room for the factors, whether multiply-add is one.
 
-    from npvae.ops.host import host
+    All of it of the processor that is compiled for: NUMBA_CPU_NAME may name another than the host.
+    """
+    from numba.core.registry import cpu_target
 
-    features = llvm.get_host_cpu_features()
-    lanes = int(host()["vector bits"]) // 32
-    count = 24 if features.get("avx512f") or features.get("neon") else 12  # of 32 registers, or of 16
-    return lanes, count, bool(features.get("fma") or features.get("neon"))
+    from npvae.ops.host import vector_registers
+
+    bits, count = vector_registers()
+    features = cpu_target.target_context.codegen().magic_tuple()[2]
+    fused = any(feature in features for feature in ("+fma", "+neon")) or bits == 512
+    return bits // 32, 24 if count == 32 else 12, fused
 
 
 def make_spin() -> Any:

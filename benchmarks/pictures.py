@@ -143,6 +143,8 @@ def points(cells: list[dict[str, Any]], contestant: str) -> list[Point]:
 
 def roofline(matmul: results.Result, ops: results.Result) -> "Figure":
     """Operations per second against operations per byte (Williams, Waterman & Patterson 2009), and the two limits."""
+    if not (matmul["peaks"] and ops["peaks"]):
+        raise InputError("the results of matmul and ops say nothing of the machine's peaks: run both benchmarks again")
     products, passes = points(matmul["cells"], OURS), points(ops["cells"], OURS)
     series = (
         ("products by NumPy's BLAS", points(matmul["cells"], "numpy"), STYLES["numpy"], "none"),

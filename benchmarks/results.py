@@ -51,7 +51,10 @@ def read(folder: Path, benchmark: str) -> Result:
     path = folder / f"{benchmark}.json"
     if not path.is_file():
         raise InputError(f"{path} is not there: run `python -m benchmarks {benchmark}` first")
-    made = json.loads(path.read_text("utf-8"))
+    try:
+        made = json.loads(path.read_text("utf-8"))
+    except ValueError as error:
+        raise InputError(f"{path} is not JSON ({error}): run `python -m benchmarks {benchmark}` again") from error
     if not isinstance(made, dict) or made.get("schema") != SCHEMA:
         raise InputError(f"{path} is not of schema {SCHEMA}: run `python -m benchmarks {benchmark}` again")
     return made

@@ -495,6 +495,8 @@ def test_command(tmp_path, monkeypatch, capsys):
     assert command.main(plot) == 0
     assert (tmp_path / "ratios.png").is_file() and not (tmp_path / "roofline.png").exists()
     assert "no roofline.png" in (said := capsys.readouterr().err) and "python -m benchmarks matmul" in said
+    (tmp_path / "step.json").write_text('{"schema": 1')
+    assert command.main(plot) == 2 and "step.json is not JSON" in capsys.readouterr().err
     (tmp_path / "step.json").unlink()
     assert command.main(plot) == 2
     assert command.main(["step", "--peers", "tensorflow"]) == 2

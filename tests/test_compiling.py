@@ -169,3 +169,15 @@ assert compiled > 0 and loaded == 0 and folder is None
 print(jit.__file__, norm)
 """
     assert run(code, copy, **block(copy)) == f"{copy / 'npvae' / 'ops' / 'jit.py'} 5.0"
+
+
+@compiles
+@pytest.mark.skipif(sys.platform == "win32", reason="no limit on the size of files there")
+def test_works_where_the_disk_is_full(copy):
+    code = """
+import resource, numpy as np
+from npvae.ops import jit
+resource.setrlimit(resource.RLIMIT_FSIZE, (100, resource.RLIM_INFINITY))
+print(jit.global_norm(np.array([3.0, 4.0])))
+"""
+    assert run(code, copy) == "5.0"

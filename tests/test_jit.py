@@ -229,3 +229,6 @@ def test_copy(count, source):
             with shared:
                 jit.copy(layout, memory[:count])
             assert np.array_equal(memory[:count], a.astype(np.float32)) and np.isnan(memory[count]).all()
+            gaps = np.zeros((count, 6), np.float32)
+            jit.copy(layout, gaps[:, ::2])
+            assert np.array_equal(gaps[:, ::2], a.astype(np.float32)) and not gaps[:, 1::2].any()

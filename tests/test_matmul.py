@@ -266,6 +266,15 @@ def test_bias_and_activation_are_those_of_a_pass_of_its_own(dtype, name):
         assert error(fused, exact) <= (1e-13 if dtype == np.float64 else 3e-6)
 
 
+@FLOATS
+def test_sums_with_gaps_are_written_where_they_are(dtype):
+    a, b, memory = np.ones((5, 4), dtype), np.ones((5, 3), dtype), np.full(8, np.nan, dtype)
+    for sums, places in ((memory[:6:2], [0, 2, 4]), (memory[5:2:-1], [3, 4, 5])):
+        memory[:] = np.nan
+        matmul.product_tn(a, b, np.empty((4, 3), dtype), sums)
+        assert np.flatnonzero(memory == 5).tolist() == places and np.isnan(memory).sum() == 5
+
+
 # ── Bits ─────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 SHAPES = ((1, 300, 20), (300, 1, 20), (5, 130, 7), (70, 101, 530), (265, 33, 40), (265, 270, 530), (3, 5, 0))
@@ -364,6 +373,10 @@ def small_core():
                     check(kind, dtype, M, N, lanes + 3, rng, (1, 2), (int(rng.integers(16)), 0), (3, 1))
             check(kind, dtype, matmul.BLOCK + 1, 5, 2, rng)
             check(kind, dtype, 3, 2 * lanes + 5, matmul.DEPTH + 1, rng)
+            line = 64 // np.dtype(dtype).itemsize  # rows of whole cache lines: a first strip that ends sooner
+            for N in (line, 3 * line):
+                for offset in range(line):
+                    check(kind, dtype, 3, N, 4, rng, (0, 0), (offset, 0))
             deep = 2 * matmul.SHALLOW + lanes + 1
             check(kind, dtype, deep, deep, matmul.SHALLOW + 1, rng)
         check("product", dtype, tiles.ROWS + 3, 70, 9, rng, act=reference.RELU)

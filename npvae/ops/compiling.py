@@ -72,6 +72,11 @@ class KernelCache(FunctionCache):  # type: ignore[misc]
         super().__init__(function)
         self.name = name
 
+    def save_overload(self, signature: Any, data: Any) -> None:
+        """Keep what was compiled, if there is room for it: it runs all the same."""
+        with suppress(OSError):
+            super().save_overload(signature, data)
+
     def _index_key(self, signature: Any, codegen: Any) -> Any:
         return signature, codegen.magic_tuple(), self.name, FINGERPRINT
 

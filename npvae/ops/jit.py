@@ -40,7 +40,8 @@ PASS = 16  # reading and writing a number as so many
 
 def copy(a: Array, out: Array) -> None:
     """See reference; what can be copied as it lies is shared out."""
-    if a.dtype == out.dtype and a.flags.c_contiguous and a.flags.writeable:  # read-only arrays would compile anew
+    alike = a.dtype == out.dtype and a.flags.c_contiguous and out.flags.c_contiguous
+    if alike and a.flags.writeable:  # read-only arrays would compile anew
         kernels.copy(parts(PASS * a.size), a.reshape(-1), out.reshape(-1))
     else:
         out[...] = a
@@ -63,7 +64,7 @@ def dense_backward(
     out: tuple[Array | None, Array, Array] | None = None,
     scratch: Array | None = None,
 ) -> tuple[Array | None, Array, Array]:
-    """See reference; db is summed where dW reads da."""
+    """See reference; db is summed where dW reads da, which two products read and so is written out once."""
     dx, dW, db = out or (np.empty_like(x), np.empty_like(W), np.empty_like(W, shape=W.shape[1]))
     scratch = np.empty(dy.size, dy.dtype) if scratch is None else scratch
     da = dy

@@ -35,7 +35,9 @@ CHUNK = 64  # terms of a density that are summed in its own precision
 def copy(part: int, parts: int, a: Array, out: Array) -> None:
     """Fill out (n,) with a (n,)."""
     first, last = share(part, parts, a.size, LINE)
-    out[first:last] = a[first:last]
+    a, out = a[first:last], out[first:last]
+    for i in range(a.size):
+        out[i] = a[i]
 
 
 # ── The code ─────────────────────────────────────────────────────────────────────────────────────────────────────

@@ -17,18 +17,24 @@ registers (AVX2) it is 4 x 3 for the same reasons.
 pass by. The depth is cut (`depth_of`) so that it does; C then holds the partial sum between two cuts. This is what
 remains of the algorithm of Goto & van de Geijn 2008, "Anatomy of high-performance matrix multiplication", and of BLIS
 (Van Zee & van de Geijn 2015) when the matrices are those of a small network, 0.1 to 10 MB: they pack A and B into
-contiguous panels first, which costs a pass over memory that so few rows do not repay.
+contiguous panels first, which costs a pass over memory that so few rows seldom repay.
 
-**The transposes.** A is read through its two strides, so A^T costs the same as A, as long as it is shallow; a deep one
-is first copied, so that a tile's numbers lie in the order in which it reads them. B^T costs more: its vectors would lie
-across rows. So each thread packs the strip that it is about to use, transposed in registers, into a panel of its own.
+**The transposes.** A is read through its two strides, so A^T costs the same as A, as long as it is shallow. One that is
+deep, and read by so many strips that it pays, is copied first, so that a tile's numbers lie in the order in which it
+reads them. B^T costs more: its vectors would lie across rows. So each thread packs the strip that it is about to use,
+transposed in registers, into a panel of its own.
 
 **The edges.** A tile at the lower edge points its missing rows at its last one: they are computed and stored twice,
-with the same value. At the right edge the last vector is masked, so that nothing past the end is read or written.
+with the same value. At the right edge the last vector is masked, so that nothing past the end is read or written, and
+half as wide where that is enough: a processor whose widest vectors take two turns saves one.
 
 **The threads.** The tiles are laid in a row, strip after strip, and each thread takes its share of that row. A thin
-product is thus cut along N and a flat one along M. No sum over k is shared between threads, and where the columns are
-cut changes no sum: the result is the same, bit for bit, for any number of threads.
+product is thus cut along N and a flat one along M; and along M where A^T is copied, so that no two threads copy the
+same. No sum over k is shared between threads, and where C is cut changes no sum: the result is the same, bit for bit,
+for any number of threads.
+
+**What is done on the way.** A layer wants more than its product, and a strip is never cheaper to read than while it is
+in the cache: the forward adds the bias and applies the activation there, the backward sums the rows of dy into db.
 """
 
 from functools import cache
@@ -45,7 +51,6 @@ from npvae.ops.tile import BITS, ROWS, VECTORS, tile, transpose_square
 
 Array = npt.NDArray[Any]
 
-LINE = 64  # bytes of a cache line
 DEPTH = 512  # terms of a sum between two cuts: a strip of it, 512 x 48 float32, is 96 kB and stays in the second cache
 BLOCK = 32 * ROWS  # rows of A that strip after strip passes by: of 512 terms they are 512 kB
 ROOM = BLOCK * (DEPTH + 2)  # numbers that a thread may pack
@@ -132,8 +137,9 @@ def compute(
     """
     lanes, mine = lanes_of(c), part * ROOM
     step = DEPTH if turned else depth_of(c, b_row)
-    # The first strip ends where a cache line begins, so that no vector of the others lies across two of them.
-    lead: Any = -np.int64(b.ctypes.data) % LINE // c.itemsize if b_row * c.itemsize % LINE == 0 and not turned else 0
+    # The first strip ends where a whole vector would begin, so that no vector of the others lies across two cache lines.
+    wide = BITS // 8
+    lead: Any = -np.int64(b.ctypes.data) % wide // c.itemsize if b_row * c.itemsize % wide == 0 and not turned else 0
     across = -(-lead // lanes) - (lead - N) // lanes  # vectors in a row of C
     total = across * -(-M // ROWS)  # work, in tiles of one vector
     begin, end = part * total // parts, (part + 1) * total // parts
@@ -167,24 +173,30 @@ def compute(
                 if scattered and not gathered:
                     gather(a, top + p * a_k, a_k, room, mine, bottom - top, depth)
                     gathered = True
-                for i in range(rows[0], rows[1], ROWS):
-                    left_, a_at, row, term = a, i * a_row + p * a_k, a_row, a_k
-                    if scattered:
+                steps = -(-(rows[1] - rows[0]) // ROWS)
+                summed = sums.size > 0 and rows[0] == 0
+                for t in range(steps + summed):
+                    i = rows[0] + t * ROWS
+                    live = min(ROWS, rows[1] - i)
+                    left_, a_at, row, term, to, to_at, to_row = a, i * a_row + p * a_k, a_row, a_k, c, i * c_row, c_row
+                    if t == steps:  # a row of ones times B
+                        left_, a_at, row, term, to, to_at, to_row, live = one, 0, 0, 0, sums, 0, 0, 1
+                    elif scattered:
                         left_, a_at, row, term = room, mine + (i - top) * (depth + 2), 1, ROWS
-                    c_at, live = i * c_row + start, min(ROWS, rows[1] - i)
-                    if depth > 0:
-                        tile(left_, a_at, row, term, source, at, apart, c, c_at, c_row, depth, p, live, width)
+                    if depth > 0:  # the one call: each would be another copy of so much code
+                        tile(
+                            left_, a_at, row, term, source, at, apart, to, to_at + start, to_row, depth, p, live, width
+                        )
                     else:  # a sum of no terms
-                        for j in range(i, i + live):
-                            c[j * c_row + start : j * c_row + right] = 0
+                        for j in range(live):
+                            to[to_at + j * to_row + start : to_at + j * to_row + right] = 0
                 if bias.size and p + step >= K:
                     activate(c, c_row, *rows, start, right, bias, act)
-                if sums.size and rows[0] == 0 and depth > 0:  # a row of ones times B
-                    tile(one, 0, 0, 0, source, at, apart, sums, start, 0, depth, p, 1, width)
 
 
 # ── The three products of a dense layer ──────────────────────────────────────────────────────────────────────────
-# Their arguments are as NumPy's; nothing is checked. Rows may be any distance apart, if each is contiguous.
+# Their arguments are as NumPy's, and `out` overlaps none; nothing is checked. Rows may be any distance apart, if each is
+# contiguous.
 
 
 def product(a: Array, b: Array, out: Array, bias: Array | None = None, act: int = IDENTITY) -> Array:
@@ -195,8 +207,9 @@ def product(a: Array, b: Array, out: Array, bias: Array | None = None, act: int 
 
 def product_tn(a: Array, b: Array, out: Array, sums: Array | None = None) -> Array:
     """out = a^T b and, if wanted, sums = the sum of b's rows.  a (K,M), b (K,N) -> (M,N), (N,)."""
-    if sums is not None and a.size == 0:  # there is no tile
+    if sums is not None and (a.size == 0 or not sums.flags.c_contiguous):  # no tile, or none that could write there
         np.sum(b, axis=0, out=sums)
+        sums = None
     (a, a_row), (b, b_row), (K, M), N = flat(a), flat(b), a.shape, b.shape[1]
     return _compute((a, 1, a_row), (b, b_row, False), out, (M, N, K), sums=sums)
 
@@ -209,7 +222,7 @@ def product_nt(a: Array, b: Array, out: Array) -> Array:
 
 @cache
 def memory(dtype: np.dtype[Any]) -> tuple[Array, Array, Array]:
-    """No number, a 1, and what the threads there may be pack into, half a megabyte each.
+    """No number, a 1, and what the threads there may be pack into, a quarter of a megabyte to one each.
 
     One for all: no two kernels are under way at once, see compiling.parallel.
     """

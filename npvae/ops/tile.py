@@ -106,21 +106,23 @@ def tile(  # type: ignore[no-untyped-def]
         v = dict(zip(NAMES, values, strict=True))
         to, half = Builder(context, build, c), Builder(context, build, c, BITS // 2)
         v |= {"a": to.at(a, v["a"], v["a_at"]), "b": to.at(b, v["b"], v["b_at"]), "c": to.at(c, v["c"], v["c_at"])}
-        build.function.attributes.add("noinline")  # so much code is compiled once, not for each caller
-        tall = build.icmp_signed(">", v["live"], INT(ROWS // 2))
-        for rows, fits in ((ROWS, tall), (ROWS // 2, build.not_(tall))):
-            with build.if_then(fits):
-                whole = build.icmp_signed("==", v["width"], INT(VECTORS * to.lanes))
-                with build.if_else(whole) as (then, otherwise):
-                    with then:
-                        accumulate(v, rows, [to] * VECTORS, masked=False)
-                    with otherwise:
-                        for columns in [[to] * n + [last] for n in range(VECTORS) for last in (half, to)]:
-                            reach = sum(vector.lanes for vector in columns)
-                            above = build.icmp_signed(">", v["width"], INT(reach - half.lanes))
-                            below = build.icmp_signed("<=", v["width"], INT(reach))
-                            with build.if_then(build.and_(above, below)):
-                                accumulate(v, rows, columns, masked=True)
+        build.function.attributes.add("noinline")  # what calls this does not become part of its callers
+        whole = build.icmp_signed("==", v["width"], INT(VECTORS * to.lanes))
+        with build.if_else(whole) as (then, otherwise):
+            with then:
+                low = build.icmp_signed("<=", v["live"], INT(ROWS // 2))
+                with build.if_else(low) as (few, many):
+                    with few:
+                        accumulate(v, ROWS // 2, [to] * VECTORS, masked=False)
+                    with many:
+                        accumulate(v, ROWS, [to] * VECTORS, masked=False)
+            with otherwise:
+                for columns in [[to] * n + [last] for n in range(VECTORS) for last in (half, to)]:
+                    reach = sum(vector.lanes for vector in columns)
+                    above = build.icmp_signed(">", v["width"], INT(reach - half.lanes))
+                    below = build.icmp_signed("<=", v["width"], INT(reach))
+                    with build.if_then(build.and_(above, below)):
+                        accumulate(v, ROWS, columns, masked=True)
         return context.get_dummy_value()
 
     given = (a, a_at, a_row, a_k, b, b_at, b_row, c, c_at, c_row, depth, resume, live, width)
@@ -232,6 +234,7 @@ def define_tile(
     width: int,
 ) -> None:
     """C[:live, :width] = A B, or +=."""
+    assert 0 < live <= ROWS and 0 < width <= VECTORS * (BITS // 8) // c.itemsize
     i, j, k = np.arange(live)[:, None], np.arange(width), np.arange(depth)
     product = a[a_at + i * a_row + k * a_k] @ b[b_at + k[:, None] * b_row + j]
     c[c_at + i * c_row + j] = product + (c[c_at + i * c_row + j] if resume else 0)
