@@ -137,7 +137,7 @@ def compute(
     """
     lanes, mine = lanes_of(c), part * ROOM
     step = DEPTH if turned else depth_of(c, b_row)
-    # The first strip ends where a whole vector would begin, so that no vector of the others lies across two cache lines.
+    # The first strip ends where a whole vector would begin, so that none of the others lies across two cache lines.
     wide = BITS // 8
     lead: Any = -np.int64(b.ctypes.data) % wide // c.itemsize if b_row * c.itemsize % wide == 0 and not turned else 0
     across = -(-lead // lanes) - (lead - N) // lanes  # vectors in a row of C
@@ -195,8 +195,8 @@ def compute(
 
 
 # ── The three products of a dense layer ──────────────────────────────────────────────────────────────────────────
-# Their arguments are as NumPy's, and `out` overlaps none; nothing is checked. Rows may be any distance apart, if each is
-# contiguous.
+# Their arguments are as NumPy's, and `out` overlaps none; nothing is checked. Rows may be any distance apart, if each
+# is contiguous.
 
 
 def product(a: Array, b: Array, out: Array, bias: Array | None = None, act: int = IDENTITY) -> Array:
