@@ -18,7 +18,7 @@ from npvae.autoencoder import Autoencoder, LinearAutoencoder
 from npvae.ops import jit, reference, updates
 
 BACKENDS = pytest.mark.parametrize("ops", (reference, jit), ids=("reference", "jit"))
-FUNCTIONS = sorted(name for name in names_of(reference) if not name.endswith("_scratch"))
+FUNCTIONS = sorted(name for name in names_of(reference) if not name.endswith(("_scratch", "copy")))  # these compute
 
 
 def returns_its_input(function):
