@@ -74,7 +74,7 @@ def guarded(target: str, what: str, function: Callable[..., Any]) -> Callable[..
     def call(*arguments: Any) -> Any:
         try:
             return function(*arguments)
-        except Exception as error:
+        except (Exception, SystemExit) as error:  # a script that ends itself was not checked
             frames = traceback.extract_tb(error.__traceback__)
             own = [frame for frame in frames if frame.filename != __file__ and "importlib" not in frame.filename]
             at = f" at {Path(own[-1].filename).name}:{own[-1].lineno}" if own else ""
@@ -89,7 +89,13 @@ def _import(file: Path) -> Any:
         spec = importlib.util.spec_from_file_location(file.stem, file)
         assert spec is not None and spec.loader is not None  # it ends in .py
         module = importlib.util.module_from_spec(spec)
-        spec.loader.exec_module(module)
+        before = sys.modules.get(spec.name)
+        sys.modules[spec.name] = module  # dataclasses look their module up
+        try:
+            spec.loader.exec_module(module)
+        finally:
+            if before is not None:
+                sys.modules[spec.name] = before
     finally:
         sys.path.pop(0)
     return module

@@ -44,6 +44,7 @@ class Function(NamedTuple):
         x = self.params[name]
         v: Any = where.reshape(x.shape) if isinstance(where, np.ndarray) else 1.0
         part = x if isinstance(where, np.ndarray) else x.reshape(-1)[where : where + 1]
+        assert np.shares_memory(part, x) or x.size == 0, "a copy would be moved in place of the parameter"
         kept = part.copy()
 
         def phi(t: Any) -> Any:

@@ -271,7 +271,7 @@ def diagnose(
     for name in names[: names.index(cause.names[0])]:
         if name in wrong and wrong[name].kind == "unknown":
             wrong[name] = replace(wrong[name], kind="downstream", text=f"follows from {cause.W}, nearer to the loss")
-    changes = next((finding for finding in findings if finding.kind == "mutation"), None)
+    changes = next((finding for finding in findings if finding.kind in ("mutation", "constant")), None)
     if changes is not None:  # backward then runs through other parameters than the loss did: no wonder that it is wrong
         return wrong, Diagnosis(changes.kind, changes.text)
     return wrong, _together(replace(scene, wrong=wrong), anew)

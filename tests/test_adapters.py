@@ -102,3 +102,17 @@ def test_complex_numbers_that_raise_are_no_failure(module):
     report = nv.check_function(code.loss, code.gradients, code.params)
     assert report.ok and [f.kind for f in report.findings] == ["not-complex-safe"]
     assert np.isfinite(report.max_error)
+
+
+def test_a_module_that_ends_the_process_was_not_checked(tmp_path):
+    (tmp_path / "ends.py").write_text("import sys\nsys.exit(0)\n")
+    with pytest.raises(nv.InputError, match="SystemExit"):
+        adapters.load(f"{tmp_path / 'ends.py'}:Check")
+
+
+def test_a_module_may_hold_dataclasses(tmp_path):
+    code = "from __future__ import annotations\nfrom dataclasses import dataclass\nimport numpy as np\n"
+    code += "@dataclass\nclass Check:\n    size: int = 3\n    def params(self): return {'w': np.ones(self.size)}\n"
+    code += "    def loss(self, p): return (p['w'] ** 2).sum()\n    def gradients(self, p): return {'w': 2 * p['w']}\n"
+    (tmp_path / "held.py").write_text(code)
+    adapters.load(f"{tmp_path / 'held.py'}:Check")

@@ -667,3 +667,15 @@ def test_what_check_pair_refuses(changes, words):
 def test_a_loss_may_be_an_array_of_one_number_and_one_entry_be_checked():
     report = nv.check_function(lambda p: np.array([cubes(p)]), cubes_gradients, PARAMS, entries=1)
     assert report.ok and [(c.entries, c.directions) for c in report.tensors] == [(1, 2), (1, 2)]
+
+
+@pytest.mark.parametrize(
+    "layout", [np.asfortranarray, lambda w: np.ascontiguousarray(w.T).T], ids=["Fortran", "transposed"]
+)
+def test_parameters_may_lie_in_memory_as_they_like(layout):
+    w = layout(np.random.default_rng(0).standard_normal((4, 3)))
+    assert nv.check_function(lambda p: (p["w"] ** 2).sum(), lambda p: {"w": 2 * p["w"]}, {"w": w}).ok
+    assert not nv.check_function(lambda p: (p["w"] ** 2).sum(), lambda p: {"w": 0 * p["w"]}, {"w": w}).ok
+    pair = (lambda x: x**2), (lambda dy, x: 2 * dy * x)
+    assert nv.check_pair(*pair, {"x": w}).ok
+    assert not nv.check_pair(pair[0], lambda dy, x: 0 * x, {"x": w}).ok
