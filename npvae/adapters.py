@@ -84,18 +84,16 @@ def guarded(target: str, what: str, function: Callable[..., Any]) -> Callable[..
 
 
 def _import(file: Path) -> Any:
+    before = sys.modules.get(file.stem)
     sys.path.insert(0, str(file.resolve().parent))
     try:
         spec = importlib.util.spec_from_file_location(file.stem, file)
         assert spec is not None and spec.loader is not None  # it ends in .py
         module = importlib.util.module_from_spec(spec)
-        before = sys.modules.get(spec.name)
-        sys.modules[spec.name] = module  # dataclasses look their module up
-        try:
-            spec.loader.exec_module(module)
-        finally:
-            if before is not None:
-                sys.modules[spec.name] = before
+        sys.modules[file.stem] = module  # dataclasses look their module up
+        spec.loader.exec_module(module)
     finally:
         sys.path.pop(0)
+        if before is not None:
+            sys.modules[file.stem] = before
     return module

@@ -109,7 +109,7 @@ def check_pair(
         if name not in arrays and name not in outputs:
             raise InputError(f"gradients names {name!r}, which is no input: {', '.join(arrays)}")
     params = {
-        name: np.array(value, np.float64, order="C")
+        name: np.array(value, np.float64)
         for name, value in check_arrays("inputs", {n: arrays[n] for n in names}).items()
     }
     first = _named(outputs, forward(**_copied(arrays | params), **fixed), "forward", "outputs")
@@ -147,7 +147,7 @@ def check_pair(
         named = result if isinstance(result, Mapping) else _named(returned, result, "backward", "gradients")
         return {name: value for name, value in named.items() if name in params}
 
-    complex_params = {name: value.astype(np.complex128, order="C") for name, value in params.items()}
+    complex_params = {name: value.astype(np.complex128) for name, value in params.items()}
     problem = Problem(
         real=Function(params, loss_of(forward, params)),
         exact=Function(complex_params, loss_of(exact or forward, complex_params)),
@@ -216,7 +216,7 @@ def check_function(
             )
         return dict(result)
 
-    complex_params = {name: value.astype(np.complex128, order="C") for name, value in copies.items()}
+    complex_params = {name: value.astype(np.complex128) for name, value in copies.items()}
     problem = Problem(
         real=Function(copies, lambda: scalar(called("loss", loss, copies))),
         exact=Function(complex_params, lambda: scalar(called("loss with complex numbers", loss, complex_params))),
