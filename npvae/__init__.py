@@ -5,7 +5,7 @@ In reading order: `npvae.ops.reference` (the pairs and their derivations), `flat
 when they are first needed, not here.
 """
 
-from npvae import datasets
+from npvae import datasets, lessons
 from npvae.autoencoder import Autoencoder, LinearAutoencoder
 from npvae.bounds import ELBO, IWAE
 from npvae.checking import check_function, check_pair, gradcheck
@@ -56,6 +56,7 @@ __all__ = [
     "evaluate",
     "get_threads",
     "gradcheck",
+    "lessons",
     "linear_warmup",
     "load",
     "named",

@@ -90,6 +90,16 @@ It may have two more things: terms(params), what the loss is the sum of as numbe
 factors may be called, such as {"B": 16}. A loss that takes complex arrays too is checked to more digits.
 
 The exit code is 0 if every gradient is right, 1 if one is wrong or undecided, 2 if the check could not be made."""
+LESSON = """\
+The lecture on autoencoders and variational autoencoders, executable: each lesson states a claim, measures it on digits
+that are inside the package, draws it, and says whether it holds. Its derivation and its code are in npvae/lessons/.
+
+  npvae lesson                       the lessons in the lecture's order
+  npvae lesson pca                   one: its numbers, and lessons/pca.png and pca.json
+  npvae lesson all --out lecture     all of them, and lecture/index.html with derivations, code, numbers and pictures
+  npvae lesson all --quick           the same claims on smaller models and fewer images
+
+The exit code is 0 if every claim holds, 1 if one does not."""
 INFO = """\
 Show what npvae runs on.
 
@@ -147,6 +157,12 @@ def parser() -> argparse.ArgumentParser:
     proving.add_argument("--zoo", action="store_true", help="put mistakes into a plain VAE and report what finds them")
     proving.add_argument("--exercise", type=int, metavar="N", help="print a plain VAE with mistake N, to be found")
     proving.add_argument("--solution", action="store_true", help="of --exercise N: what is wrong, and what finds it")
+
+    teaching = command("lesson", "run a claim of the lecture, measure it, draw it", LESSON)
+    teaching.add_argument("name", nargs="?", metavar="NAME", help="a lesson, or all (list them)")
+    teaching.add_argument("--quick", action="store_true", help="smaller models and fewer images: seconds, not a minute")
+    teaching.add_argument("--out", default="lessons", metavar="DIR", help="folder for figures and numbers (lessons)")
+    teaching.add_argument("--json", action="store_true", help="print one JSON object")
 
     warming = command("warmup", "compile everything now", WARMUP)
     warming.add_argument("--dtype", default="float32", metavar="NAME", help="float32, float64, all (float32)")

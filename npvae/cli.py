@@ -18,13 +18,14 @@ from typing import Any
 
 import numpy as np
 
-from npvae import adapters, datasets, mosaics, plots
+from npvae import adapters, datasets, lessons, mosaics, plots
 from npvae.arguments import parser
 from npvae.checking import check_function
 from npvae.checkpoint import write_atomically
 from npvae.datasets import Dataset
 from npvae.errors import DivergenceError, InputError, check_whole
 from npvae.evaluation import evaluate
+from npvae.lessons.page import write_page
 from npvae.models import OPTIONS, make_model
 from npvae.ops import default_backend
 from npvae.progress import Progress
@@ -254,6 +255,40 @@ def check_npvae(as_json: bool) -> bool:
     return bool(wrong)
 
 
+def lesson_command(options: argparse.Namespace) -> bool:
+    """npvae lesson; whether a claim does not hold."""
+    if options.name is None:
+        width = max(map(len, lessons.NAMES))
+        print("\n".join(f"{name:<{width}}  {lessons.describe(name)[0]}" for name in lessons.NAMES))
+        return False
+    if options.name == "all":
+        return all_lessons(options)
+    outcome = lessons.run(options.name, options.quick, options.out)
+    if options.json:
+        write_json(outcome.to_dict())
+    else:
+        print(f"{outcome}\n{options.out}: {options.name}.png, {options.name}.json")
+    return not outcome.holds
+
+
+def all_lessons(options: argparse.Namespace) -> bool:
+    """Every lesson in the lecture's order, and the page of them; whether a claim does not hold."""
+    progress, outcomes = Progress(len(lessons.NAMES), unit="lessons"), []
+    for name in lessons.NAMES:
+        outcomes.append(lessons.run(name, options.quick, options.out))
+        progress.update(len(outcomes), name)
+        if not options.json:
+            progress.close()
+            print(outcomes[-1].line(), flush=True)
+    page = write_page(outcomes, Path(options.out))
+    holds = all(outcome.holds for outcome in outcomes)
+    if options.json:
+        write_json({"holds": holds, "page": str(page), "lessons": [outcome.to_dict() for outcome in outcomes]})
+    else:
+        print(page)
+    return not holds
+
+
 def warmup_command(options: argparse.Namespace) -> None:
     """npvae warmup."""
     result = warmup(options.dtype, lambda line: print(line, file=sys.stderr))
@@ -359,6 +394,7 @@ COMMANDS: dict[str, Callable[[argparse.Namespace], bool | None]] = {
     "evaluate": evaluate_command,
     "plot": plot_command,
     "gradcheck": gradcheck_command,
+    "lesson": lesson_command,
     "warmup": warmup_command,
     "info": info_command,
 }

@@ -29,11 +29,12 @@ PARTS = (  # a module may import those on lines above its own
     "training",
     "mosaics",
     "plots arguments",
+    "lessons",
     "cli",
     "__main__",
 )
 RANKS = {name: rank for rank, line in enumerate(PARTS) for name in line.split()}
-PACKAGES = ("datasets", "ops", "zoo")
+PACKAGES = ("datasets", "lessons", "ops", "zoo")
 INSIDE = {  # of a package, the same
     "ops": (
         "updates threads",
@@ -45,6 +46,14 @@ INSIDE = {  # of a package, the same
         "__init__",
     ),
     "datasets": ("arrays streams", "download idx npy png", "known", "sources embed", "__init__"),
+    "lessons": (
+        "outcome",
+        # The lessons: none knows another.
+        "autoencoder pca not_pca deep denoise cannot_generate pixel_gaussian marginal divergence elbo loss collapse "
+        "reparameterization generate",
+        "__init__",
+        "page",
+    ),
     "zoo": (
         "plain bug testimony",
         "loss_witnesses training_witnesses",
@@ -239,6 +248,6 @@ def test_public_names_hide_no_module():
     """Else importing the one would hide the other."""
     modules = {module[0] for module in SOURCES}
     public = set(npvae.__all__)
-    assert public & modules == {"datasets"}  # which is the module
+    assert public & modules == {"datasets", "lessons"}  # which are the modules
     assert run("import npvae; print(npvae.datasets.__name__)").strip() == "npvae.datasets"
     assert len(public) == len(npvae.__all__) and all(hasattr(npvae, name) for name in public)

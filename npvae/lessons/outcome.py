@@ -1,0 +1,124 @@
+"""What a lesson finds: numbers with the tolerance they are held to, a figure, and whether the claim holds."""
+
+import json
+import math
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from npvae.checkpoint import write_atomically
+from npvae.plots import save
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+
+class Number(NamedTuple):
+    """One number of a claim. It holds if it lies within its bounds; without bounds it is reported as it came.
+
+    >>> Number("largest principal angle", 3e-7, at_most=1e-5, unit="rad").holds
+    True
+    >>> print(Number("largest principal angle", float("nan"), at_most=1e-5).holds, Number("raw pixels", 0.94).holds)
+    False None
+    """
+
+    name: str
+    value: float
+    at_most: float | None = None
+    at_least: float | None = None
+    unit: str = ""
+
+    @property
+    def holds(self) -> bool | None:
+        """Whether the value is within its bounds, None where it has none; NaN is within none."""
+        if self.at_most is None and self.at_least is None:
+            return None
+        return (self.at_most is None or self.value <= self.at_most) and (
+            self.at_least is None or self.value >= self.at_least
+        )
+
+    @property
+    def tolerance(self) -> str:
+        """The bounds in words."""
+        bounds = (("at least", self.at_least), ("at most", self.at_most))
+        return ", ".join(f"{side} {bound:.4g}" for side, bound in bounds if bound is not None)
+
+    @property
+    def verdict(self) -> str:
+        """The answer in a word."""
+        return {True: "holds", False: "FAILS", None: "reported"}[self.holds]
+
+
+class Findings(NamedTuple):
+    """What the function `lesson` of a lesson returns; alt says in words what the figure shows."""
+
+    numbers: tuple[Number, ...]
+    figure: "Figure"
+    alt: str
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """A lesson that was run: a table when printed."""
+
+    name: str
+    title: str
+    claim: str
+    quick: bool
+    seconds: float
+    findings: Findings
+
+    @property
+    def numbers(self) -> tuple[Number, ...]:
+        """The numbers of the claim."""
+        return self.findings.numbers
+
+    @property
+    def holds(self) -> bool:
+        """Whether the claim holds: every number that has a tolerance is within it, and there is one."""
+        verdicts = [number.holds for number in self.numbers]
+        return True in verdicts and False not in verdicts
+
+    def __str__(self) -> str:
+        rows = [("", "measured", "tolerance", "")]
+        rows += [(one.name, f"{one.value:.4g} {one.unit}".rstrip(), one.tolerance, one.verdict) for one in self.numbers]
+        widths = [max(len(row[column]) for row in rows) for column in range(3)]
+        table = ["  ".join(f"{text:<{width}}" for text, width in zip(row, (*widths, 0), strict=True)) for row in rows]
+        end = "The claim holds." if self.holds else "The claim DOES NOT HOLD."
+        return "\n".join([f"{self.name}: {self.title}", self.claim, "", *(line.rstrip() for line in table), "", end])
+
+    def line(self) -> str:
+        """The outcome in a line: as one of many."""
+        verdict = "holds" if self.holds else "DOES NOT HOLD"
+        return f"{self.name:<20} {verdict:<14} {self.seconds:5.1f} s  {self.title}"
+
+    def to_dict(self) -> dict[str, Any]:
+        """All of it but the figure as plain JSON values; a number that JSON lacks (NaN, inf) becomes None."""
+        numbers = [
+            {
+                "name": one.name,
+                "value": one.value if math.isfinite(one.value) else None,
+                "unit": one.unit,
+                "tolerance": {"at_least": one.at_least, "at_most": one.at_most},
+                "verdict": one.verdict,
+            }
+            for one in self.numbers
+        ]
+        return {
+            "lesson": self.name,
+            "title": self.title,
+            "claim": self.claim,
+            "quick": self.quick,
+            "seconds": round(self.seconds, 2),
+            "holds": self.holds,
+            "numbers": numbers,
+            "alt": self.findings.alt,
+        }
+
+    def save(self, folder: Path) -> list[Path]:
+        """Write <name>.png and <name>.json into a folder, which is made if need be; return their paths."""
+        paths = save({self.name: self.findings.figure}, folder)
+        paths.append(folder / f"{self.name}.json")
+        text = json.dumps(self.to_dict(), indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+        write_atomically(paths[-1], text.encode())
+        return paths

@@ -1,0 +1,156 @@
+"""Every lesson, quick: its claim holds, number by number; and what is printed, kept and refused."""
+
+import json
+import math
+from functools import cache
+
+import matplotlib.image
+import numpy as np
+import pytest
+
+import npvae as nv
+from npvae import cli, lessons
+from npvae.errors import InputError
+from npvae.lessons import Findings, Number, Outcome
+
+ALL = pytest.mark.parametrize("name", lessons.NAMES)
+
+
+@cache
+def outcome(name):
+    """The outcome of a quick run: once, however many tests look at it."""
+    return lessons.run(name, quick=True)
+
+
+@ALL
+def test_the_claim_holds(name):
+    found = outcome(name)
+    wrong = [number for number in found.numbers if number.holds is False]
+    assert found.holds, f"{wrong}\n{found}"
+
+
+@ALL
+def test_numbers_have_names_and_finite_values(name):
+    numbers = outcome(name).numbers
+    assert len({number.name for number in numbers}) == len(numbers)
+    assert all(number.name and math.isfinite(number.value) for number in numbers)
+
+
+@ALL
+def test_what_is_kept(name, tmp_path):
+    picture, record = outcome(name).save(tmp_path / "made")
+    pixels = matplotlib.image.imread(picture)
+    assert min(pixels.shape[:2]) >= 200 and np.ptp(pixels) > 0.5
+    kept = json.loads(record.read_text("utf-8"))
+    assert kept == outcome(name).to_dict() and kept["holds"] is True
+    assert {"name", "value", "tolerance", "verdict"} <= kept["numbers"][0].keys()
+    assert len(outcome(name).findings.alt) > 40
+
+
+@ALL
+def test_a_lesson_is_a_claim_a_derivation_and_its_code(name):
+    title, claim, derivation = lessons.describe(name)
+    assert 5 < len(title) < 90 and 30 < len(claim) < 600 and "$$" in derivation
+    assert "$" not in title + claim and "\n" not in claim
+    shown = lessons.module(name).SHOWN
+    assert shown and all(function.__module__ == f"npvae.lessons.{name}" for function in shown)
+
+
+def test_lessons_are_listed_in_the_order_of_the_lecture(capsys):
+    assert cli.main(["lesson"]) == 0
+    assert [line.split()[0] for line in capsys.readouterr().out.splitlines()] == list(lessons.NAMES)
+
+
+def made(*numbers):
+    figure = nv.plots.new_figure(3, 3)
+    return Outcome("loss", "Title", "Claim.", True, 1.0, Findings(numbers, figure, "nothing"))
+
+
+@pytest.mark.parametrize(
+    "numbers, holds",
+    [
+        ([Number("a", 1.0, at_most=1.0)], True),
+        ([Number("a", 1.0, at_least=1.0, at_most=1.0)], True),
+        ([Number("a", 1.1, at_most=1.0)], False),
+        ([Number("a", 0.9, at_least=1.0)], False),
+        ([Number("a", float("nan"), at_most=1.0)], False),
+        ([Number("a", float("nan"), at_least=1.0)], False),
+        ([Number("a", 1.0, at_most=1.0), Number("b", 2.0, at_most=1.0)], False),
+        ([Number("a", 1.0, at_most=1.0), Number("b", 2.0)], True),
+        ([Number("a", 1.0)], False),  # nothing was held to anything
+        ([], False),
+    ],
+)
+def test_a_claim_holds_if_every_number_does(numbers, holds):
+    assert made(*numbers).holds is holds
+
+
+def test_the_table():
+    text = str(made(Number("error", 0.25, at_most=0.5, unit="nats"), Number("share", 2.0, at_most=1.0), Number("x", 3)))
+    assert text.splitlines()[3:] == [
+        "       measured   tolerance",
+        "error  0.25 nats  at most 0.5  holds",
+        "share  2          at most 1    FAILS",
+        "x      3                       reported",
+        "",
+        "The claim DOES NOT HOLD.",
+    ]
+
+
+def test_json_has_no_nan():
+    record = made(Number("a", float("nan"), at_most=1.0)).to_dict()
+    assert record["numbers"][0]["value"] is None and record["numbers"][0]["verdict"] == "FAILS"
+    json.dumps(record, allow_nan=False)
+
+
+@pytest.fixture
+def pretend(monkeypatch):
+    """Lessons that take no time; `pretend.failing` do not hold."""
+
+    def run(name, quick=False, out=None):
+        value = 2.0 if name in run.failing else 0.0
+        found = made(Number("error", value, at_most=1.0))
+        found = Outcome(name, found.title, found.claim, quick, 0.1, found.findings)
+        if out is not None:
+            found.save(nv.lessons.Path(out))
+        return found
+
+    run.failing = ()
+    monkeypatch.setattr(lessons, "run", run)
+    return run
+
+
+def test_a_lesson_on_the_command_line(capsys, tmp_path, pretend):
+    assert cli.main(["lesson", "pca", "--out", str(tmp_path)]) == 0
+    assert capsys.readouterr().out.endswith(f"The claim holds.\n{tmp_path}: pca.png, pca.json\n")
+    assert {path.name for path in tmp_path.iterdir()} == {"pca.png", "pca.json"}
+
+
+def test_a_claim_that_does_not_hold_exits_with_1(capsys, tmp_path, pretend):
+    pretend.failing = ("pca",)
+    assert cli.main(["lesson", "pca", "--out", str(tmp_path)]) == 1
+    assert "The claim DOES NOT HOLD." in capsys.readouterr().out
+
+
+def test_all_lessons_on_the_command_line(capsys, tmp_path, pretend):
+    pretend.failing = ("deep",)
+    assert cli.main(["lesson", "all", "--out", str(tmp_path)]) == 1
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split()[0] for line in lines[:-1]] == list(lessons.NAMES)
+    assert "DOES NOT HOLD" in lines[lessons.NAMES.index("deep")] and lines[-1] == str(tmp_path / "index.html")
+
+
+@pytest.mark.parametrize("name", ["pca", "all"])
+def test_json_on_the_command_line(capsys, tmp_path, pretend, name):
+    assert cli.main(["lesson", name, "--quick", "--json", "--out", str(tmp_path)]) == 0
+    said = json.loads(capsys.readouterr().out)
+    assert said["holds"] is True and (
+        name == "pca" or [one["lesson"] for one in said["lessons"]] == list(lessons.NAMES)
+    )
+
+
+def test_an_unknown_lesson_is_refused(capsys):
+    assert cli.main(["lesson", "pac"]) == 2
+    assert "unknown lesson 'pac'" in capsys.readouterr().err
+    with pytest.raises(InputError, match="Did you mean 'elbo'"):
+        lessons.run("elbow")
