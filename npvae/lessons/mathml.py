@@ -24,7 +24,7 @@ END = ""  # the token behind the last
 NO_BREAK = "\u00a0"  # a space that MathML leaves where it is
 APPLY = "\u2061"  # function application: not seen, but read aloud
 
-LIMITS = {r"\sum", r"\prod", r"\max", r"\min", r"\underbrace"}  # scripts go below and above these
+LIMITS = {r"\sum", r"\prod", r"\max", r"\min", r"\sup", r"\inf", r"\underbrace"}  # scripts go below and above these
 BARS = r"| | \| ‖ \Vert ‖"  # open, close or stand between: TeX cannot tell either
 OPENING = r"( ( [ [ \{ { \lVert ‖"
 CLOSING = r") ) ] ] \} } \rVert ‖"
@@ -35,7 +35,7 @@ SYMBOLS = (  # an element, its kind, and in turn what TeX calls a character and 
     ("<mi mathvariant='normal'>{}</mi>", "ord", r"""\Gamma Γ \Delta Δ \Theta Θ \Lambda Λ \Xi Ξ \Pi Π \Sigma Σ
         \Upsilon Υ \Phi Φ \Psi Ψ \Omega Ω \nabla ∇ \infty ∞ \top ⊤ \ldots … \cdots ⋯ \forall ∀ \ell ℓ"""),
     ("<mi>{}</mi>", "function", r"\log log \exp exp \det det \tr tr \arg arg \sin sin \cos cos \tanh tanh"),
-    ("<mo movablelimits='true' lspace='0' rspace='0'>{}</mo>", "function", r"\max max \min min"),
+    ("<mo movablelimits='true' lspace='0' rspace='0'>{}</mo>", "function", r"\max max \min min \sup sup \inf inf"),
     ("<mo>{}</mo>", "large", r"\sum ∑ \prod ∏ \int ∫"),
     ("<mo>{}</mo>", "binary", r"\cdot ⋅ \times × \odot ⊙"),
     ("<mo>{}</mo>", "relation", r"""= = < &lt; > &gt; : : \le ≤ \ge ≥ \ne ≠ \approx ≈ \sim ∼ \propto ∝ \in ∈ \to →
@@ -44,7 +44,7 @@ SYMBOLS = (  # an element, its kind, and in turn what TeX calls a character and 
     ("<mo form='prefix' stretchy='false'>{}</mo>", "open", OPENING),
     ("<mo form='postfix' stretchy='false'>{}</mo>", "close", CLOSING),
     ("<mo stretchy='false' lspace='0' rspace='0'>{}</mo>", "ord", BARS + " / / ! ! . ."),
-    ("<mspace width='{}em'/>", "space", r"\quad 1 \, 0.1667 \; 0.2778"),
+    ("<mspace width='{}em'/>", "space", r"\quad 1 \qquad 2 \, 0.1667 \; 0.2778"),
 )  # fmt: skip
 SIGNS = {"+": "+", "-": "−", r"\pm": "±"}  # between two terms, or before one
 ACCENTS = {r"\hat": "^", r"\bar": "‾", r"\tilde": "~", r"\vec": "→"}
@@ -247,8 +247,8 @@ class _Parser:
 
     def words(self, command: str) -> str:
         """The argument in braces of a command that takes no formula."""
+        start = self.tokens[self.at][1] + 1
         self.take("{")
-        start = self.tokens[self.at][1]
         while self.next() not in ("}", END):
             if self.next()[0] in "\\{$":
                 self.fail(f"{command} takes plain words, got {self.next()}", self.at)

@@ -80,7 +80,10 @@ def _page(outcomes: Sequence[Outcome], folder: Path) -> str:
 
 def _article(number: int, outcome: Outcome, folder: Path) -> str:
     """A lesson, from its claim to its picture."""
-    _, _, derivation = lessons.describe(outcome.name)
+    try:
+        derivation = _derivation(lessons.describe(outcome.name)[2])
+    except ValueError as error:
+        raise ValueError(f"the derivation of {outcome.name}: {error}") from None
     code = "\n".join(_code(function) for function in lessons.module(outcome.name).SHOWN)
     rows = "\n".join(_row(one) for one in outcome.numbers)
     alt = escape(outcome.findings.alt)
@@ -92,7 +95,7 @@ def _article(number: int, outcome: Outcome, folder: Path) -> str:
 </header>
 <p class="claim">{_prose(outcome.claim)}</p>
 <h3>Derivation</h3>
-{_derivation(derivation)}
+{derivation}
 <h3>In code</h3>
 {code}
 <h3>Measured</h3>
@@ -126,8 +129,10 @@ def _row(number: Number) -> str:
 
 def _derivation(text: str) -> str:
     """Paragraphs between blank lines, formulas between $$."""
-    blocks = []
-    for place, part in enumerate(text.split("$$")):
+    blocks, parts = [], text.split("$$")
+    if len(parts) % 2 == 0:
+        raise ValueError("a $$ has no other")
+    for place, part in enumerate(parts):
         if place % 2:
             blocks.append(f'<div class="display">{mathml(part, display=True)}</div>')
         else:
@@ -146,7 +151,7 @@ def _prose(text: str) -> str:
             pieces = re.split(r"\$([^$]+)\$", part)
             html += f'<span class="formula">{_alternate(pieces, mathml)}</span>'
         elif "$" in part:
-            raise ValueError(f"a $ has no other in {text!r}")
+            raise ValueError(f"a $ has no other in the paragraph {text.strip()}")
         else:
             html += _alternate(re.split(r"`([^`]+)`", part), lambda code: f"<code>{escape(code)}</code>")
     return html
