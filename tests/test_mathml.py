@@ -49,8 +49,9 @@ def said(tex):
         ("x^10", "sup(x 1) 0"),  # as in TeX
         ("0.25x", "0.25 x"),
         ("10{,}000", "10 , 000"),
-        (r"\sigma'(a)", "sup(σ ′) ( a )"),
-        ("f''^2", "sup(f row(′′ 2))"),
+        (r"\sigma'(a)", "row(σ ′) ( a )"),
+        ("f''^2", "sup(row(f ′′) 2)"),
+        ("f_i'", "sub(row(f ′) i)"),
         (r"W^\top W", "sup(W ⊤) W"),
         (r"\sum_{i=1}^n x_i", "underover(∑ row(i = 1) n) sub(x i)"),
         (r"\int_0^1 p\,dx", "subsup(∫ 0 1) p d x"),
@@ -118,8 +119,8 @@ def test_a_minus_is_a_sign_or_subtracts(tex, form):
 @pytest.mark.parametrize("tex, before, after", [
     (r"\log x", None, True), (r"\log(x)", None, False), (r"a\log\log x", True, True), (r"a + \log x", None, True),
     (r"(a)\exp(x)", True, False), (r"\log |x|", None, True), (r"\log \frac{a}{b}", None, True),
-    (r"\det\left(A\right)", None, True), (r"\sum_i \log p_i", None, True), (r"\operatorname{Var}[x]", None, False),
-    (r"\max_x f", None, True),
+    (r"\det\left(A\right)", None, False), (r"\log\left|A\right|", None, True),
+    (r"\sum_i \log p_i", None, True), (r"\operatorname{Var}[x]", None, False), (r"\max_x f", None, True),
 ])  # fmt: skip
 def test_names_of_functions_stand_apart(tex, before, after):
     """From what is before them and from what they are applied to, unless that is in parentheses."""

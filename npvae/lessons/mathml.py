@@ -112,9 +112,9 @@ class _Parser:
         while self.next() not in ends:
             before = self.before
             atom = self.scripted()
-            if before == "function" and atom.kind == "open":
+            if before == "function" and atom.kind in ("open", "fence"):
                 parts.append(f"<mo>{APPLY}</mo>")
-            elif before == "function" and atom.kind in ("ord", "fence", "function", "large"):
+            elif before == "function" and atom.kind in ("ord", "function", "large"):
                 parts.append(f"<mo rspace='0.1667em'>{APPLY}</mo>")
             elif before in ("ord", "close", "fence") and atom.kind == "function":
                 parts.append("<mspace width='0.1667em'/>")
@@ -137,8 +137,8 @@ class _Parser:
                 above = self.argument(mark)
             else:
                 primes += "′"
-        if primes:
-            above = f"<mrow><mo>{primes}</mo>{above}</mrow>" if above else f"<mo>{primes}</mo>"
+        if primes:  # not as a superscript: fonts have them raised already
+            base = Atom(f"<mrow>{base.markup}<mo lspace='0' rspace='0'>{primes}</mo></mrow>", base.kind)
         if not below and not above:
             return base
         lower, upper = ("under", "over") if limits else ("sub", "sup")
@@ -210,7 +210,8 @@ class _Parser:
         inside = "".join(self.row([r"\right", "}", "&", END]))
         self.take(r"\right")
         right = self.delimiter(r"\right", CLOSING)
-        return Atom(f"<mrow><mo form='prefix'>{left}</mo>{inside}<mo form='postfix'>{right}</mo></mrow>", "fence")
+        markup = f"<mrow><mo form='prefix'>{left}</mo>{inside}<mo form='postfix'>{right}</mo></mrow>"
+        return Atom(markup, "ord" if left in BARS else "fence")
 
     def delimiter(self, command: str, known: str) -> str:
         token = self.next()

@@ -6,6 +6,7 @@ Derivations become MathML, code is read from the lessons' own files, pictures ar
 import inspect
 import io
 import re
+import struct
 import tokenize
 from base64 import b64encode
 from collections.abc import Callable, Sequence
@@ -110,7 +111,7 @@ def _article(number: int, outcome: Outcome, folder: Path) -> str:
 <p class="where">{"Quick run" if outcome.quick else "Full run"}, {outcome.seconds:.1f} seconds</p>
 <h3>In a picture</h3>
 <figure>
-<img src="{_picture(folder / f"{outcome.name}.png")}" alt="{alt}">
+<div class="picture"><img {_picture(folder / f"{outcome.name}.png")} alt="{alt}"></div>
 <figcaption aria-hidden="true">{alt}</figcaption>
 </figure>
 </article>"""
@@ -188,9 +189,11 @@ def _coloured(source: str) -> str:
 
 
 def _picture(path: Path) -> str:
-    """A PNG file as a data: URI."""
+    """A PNG file as attributes of `img`: itself, its size, and half its width as the least one that can be read."""
     try:
         content = path.read_bytes()
     except FileNotFoundError:
         raise InputError(f"there is no {path}: save the outcomes there before the page is written") from None
-    return f"data:image/png;base64,{b64encode(content).decode()}"
+    width, height = struct.unpack(">II", content[16:24])
+    size = f'width="{width}" height="{height}" style="min-width: {width // 2}px"'
+    return f'{size} src="data:image/png;base64,{b64encode(content).decode()}"'

@@ -68,7 +68,7 @@ pre { margin: 0; padding: 0.9rem 1rem; overflow-x: auto; background: var(--box);
 .keyword { color: var(--keyword); } .name { color: var(--name); } .string { color: var(--string); }
 .number { color: var(--number); } .comment { color: var(--comment); font-style: italic; }
 
-.table { overflow-x: auto; }
+.table, .picture { overflow-x: auto; }
 table { border-collapse: collapse; width: 100%; font-size: 0.92rem; line-height: 1.4; }
 th, td { padding: 0.4rem 0.8rem 0.4rem 0; text-align: left; vertical-align: baseline;
   border-bottom: 1px solid var(--line); }
