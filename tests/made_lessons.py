@@ -14,7 +14,7 @@ def sampled(mu, logvar, rng, n=1_000):
         z = mu + np.exp(logvar / 2) * rng.standard_normal((n, *np.shape(mu)))
     log_q = -0.5 * (np.log(2 * np.pi) + logvar + (z - mu) ** 2 / np.exp(logvar))
     log_p = -0.5 * (np.log(2 * np.pi) + z**2)
-    return (log_q - log_p).mean(axis=0), f"{n} samples {'of' if n > 1 else ''} <z> \\ \n"
+    return (log_q - log_p).mean(axis=0), f"{{µ}} {n} samples {'of' if n > 1 else ''} <z> \\ \n"
 
 
 class Loss:

@@ -172,7 +172,7 @@ def _code(function: Callable[..., Any]) -> str:
 
 def _coloured(source: str) -> str:
     """Python as HTML: the same text, with spans around keywords, names that are defined, literals and comments."""
-    lines = [0, *accumulate(len(line) for line in source.splitlines(keepends=True))]
+    lines = [0, *accumulate(len(line) for line in io.StringIO(source))]
     html, at, before = "", 0, ""
     for kind, text, start, end, _ in tokenize.generate_tokens(io.StringIO(source).readline):
         name = tokenize.tok_name[kind]
@@ -181,7 +181,8 @@ def _coloured(source: str) -> str:
         else:  # f-strings come in pieces, as FSTRING_START and so on
             colour = "string" if "STRING" in name else name.lower() if name in ("NUMBER", "COMMENT") else ""
         before = text
-        first, last = (lines[row - 1] + column for row, column in (start, end))
+        # Python 3.12.1 goes back a little at {{ in an f-string; no text may be lost or doubled by that.
+        first, last = (max(lines[row - 1] + column, at) for row, column in (start, end))
         if colour:
             html += f'{escape(source[at:first])}<span class="{colour}">{escape(source[first:last])}</span>'
             at = last
