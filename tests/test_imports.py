@@ -47,7 +47,7 @@ INSIDE = {  # of a package, the same
     ),
     "datasets": ("arrays streams", "download idx npy png", "known", "sources embed", "__init__"),
     "lessons": (
-        "outcome",
+        "outcome mathml style",
         # The lessons: none knows another.
         "autoencoder pca not_pca deep denoise cannot_generate pixel_gaussian marginal divergence elbo loss collapse "
         "reparameterization generate",

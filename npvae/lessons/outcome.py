@@ -38,6 +38,11 @@ class Number(NamedTuple):
         )
 
     @property
+    def measured(self) -> str:
+        """The value with its unit."""
+        return f"{self.value:.4g} {self.unit}".rstrip()
+
+    @property
     def tolerance(self) -> str:
         """The bounds in words."""
         bounds = (("at least", self.at_least), ("at most", self.at_most))
@@ -81,7 +86,7 @@ class Outcome:
 
     def __str__(self) -> str:
         rows = [("", "measured", "tolerance", "")]
-        rows += [(one.name, f"{one.value:.4g} {one.unit}".rstrip(), one.tolerance, one.verdict) for one in self.numbers]
+        rows += [(one.name, one.measured, one.tolerance, one.verdict) for one in self.numbers]
         widths = [max(len(row[column]) for row in rows) for column in range(3)]
         table = ["  ".join(f"{text:<{width}}" for text, width in zip(row, (*widths, 0), strict=True)) for row in rows]
         end = "The claim holds." if self.holds else "The claim DOES NOT HOLD."
