@@ -14,7 +14,9 @@ from npvae.vae import VAE
 from npvae.workspace import Workspace
 
 WHITE = 0.5  # the grey level from which a pixel counts as white: P(X) is then the probability of an image
-REACH = 7.0  # the plane is integrated so far from its middle: the prior beyond has a mass of 1e-11
+REACH, SPACING = 9.0, 0.1  # of the grid on which it is seen where P(X, Z) is; the prior beyond has a mass of 1e-18
+DEPTH = 30.0  # nats below the top, from where on P(X, Z) counts as nothing: at 7.7 deviations of a Gaussian
+NODES = 201  # along an axis of the grid of that part
 CHUNK = 4_000  # codes decoded at a time
 
 
@@ -28,7 +30,7 @@ class Plane(NamedTuple):
 
 def trained_plane(quick: bool) -> Plane:
     """Train a tanh VAE of two latents on digits."""
-    rows, hidden, epochs, lr = (1_000, 64, 30, 5e-3) if quick else (5_000, 100, 40, 3e-3)
+    rows, hidden, epochs, lr = (4_000, 100, 10, 5e-3) if quick else (10_000, 200, 20, 2e-3)
     digits = datasets.load("mnist-small", rows=rows)
     data = datasets.from_arrays(digits.train.images >= WHITE, digits.test.images[:200] >= WHITE)
     model = VAE(data.train.images.shape[1], (hidden,), 2, "tanh")
@@ -69,13 +71,15 @@ class Evidence(NamedTuple):
     log_posterior: Array  # log P(Z|X) = log P(X, Z) - log P(X), (n,)
 
 
-def evidence(plane: Plane, x: Array, quick: bool) -> Evidence:
-    """log P(X) = log of the integral of P(X, Z) over the plane; x (1, D)."""
-    nodes = 281 if quick else 401
-    rule = grid(np.zeros(2), np.eye(2), REACH, nodes)
+def evidence(plane: Plane, x: Array) -> Evidence:
+    """log P(X), the logarithm of the integral of P(X, Z), on a grid of the rectangle that holds it; x (1, D)."""
+    coarse = grid(np.zeros(2), np.eye(2), REACH, round(2 * REACH / SPACING) + 1)
+    joint = log_joint(plane, x, coarse.z)
+    held = coarse.z[joint > joint.max() - DEPTH]
+    low, high = held.min(axis=0) - SPACING, held.max(axis=0) + SPACING
+    rule = grid((low + high) / 2, np.diag(high - low) / 2, 1.0, NODES)
     joint = log_joint(plane, x, rule.z)
     log_p = rule.log_integral(joint)
     # Every other node along both axes is a grid of twice the spacing, whose nodes weigh four times as much.
-    every_other = (rule.log_weight + joint).reshape(nodes, nodes)[::2, ::2] + np.log(4)
-    wide = np.logaddexp.reduce(every_other, axis=None)
-    return Evidence(log_p, abs(log_p - wide), rule, joint - log_p)
+    every_other = (rule.log_weight + joint).reshape(NODES, NODES)[::2, ::2] + np.log(4)
+    return Evidence(log_p, abs(log_p - np.logaddexp.reduce(every_other, axis=None)), rule, joint - log_p)
