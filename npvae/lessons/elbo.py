@@ -117,9 +117,9 @@ def lesson(quick: bool) -> Findings:
         Number("gap that the encoder's Q has besides", encoder - last, at_least=0.0, unit="nats"),
     ]
     alt = (
-        "Left: the true posterior of a digit, a slanted hill in the plane of the code, and ellipses of Q on its way "
-        "there; the last lies on the hill but cannot slant, and the encoder's Q is beside it. Right: step by step the "
-        "ELBO rises towards the level line log P(X), and the band between them, the divergence, closes but for a rest."
+        "Left: the true posterior of a digit, a hill in the plane of the code, and ellipses of Q on its way there; the "
+        "last lies on the hill as well as a level ellipse can, the encoder's Q beside it. Right: step by step the ELBO "
+        "rises towards the level line log P(X), and the band between them, the divergence, closes but for a rest."
     )
     return Findings(tuple(numbers), _draw(climb, truth.log_p, posterior, q, x), alt)
 
@@ -221,7 +221,7 @@ def _draw(climb: Climb, log_p: float, posterior: Posterior, q: Array, x: Array) 
     left.plot(*_ellipse(q), "--", color=TRAIN, linewidth=2.0, label="the encoder's Q")
     left.set(title="P(Z|X) of one digit in grey, Q at 2 deviations", xlabel="z[0]", ylabel="z[1]")
     middle = (climb.q[0, :2] + climb.q[-1, :2]) / 2
-    left.set(xlim=middle[0] + np.array([-3.2, 3.2]), ylim=middle[1] + np.array([-3.2, 3.2]), aspect="equal")
+    left.set(xlim=middle[0] + np.array([-3.6, 3.6]), ylim=middle[1] + np.array([-3.6, 3.6]), aspect="equal")
     left.legend(loc="upper right", fontsize=10, frameon=False)
     inset = left.inset_axes((0.02, 0.02, 0.24, 0.24))
     inset.imshow(x.reshape(28, 28), cmap="Greys", interpolation="nearest")
@@ -238,7 +238,7 @@ def _draw(climb: Climb, log_p: float, posterior: Posterior, q: Array, x: Array) 
     arrow = {"arrowstyle": "->"}
     wide = steps[np.argmax(gaps <= 10)]
     right.annotate("KL(Q ‖ P(Z|X))", (wide - 4, log_p - 6), (wide + 14, log_p - 9), fontsize=11, arrowprops=arrow)
-    rest = f"{gaps[-1]:.2f} nats stay after {STEPS} steps:\nQ cannot slant"
+    rest = f"{gaps[-1]:.2f} nats stay after {STEPS} steps:\nP(Z|X) is no diagonal Gaussian"
     right.annotate(rest, (seen - 1, log_p - 0.1), (seen - 2, log_p - 4), ha="right", fontsize=10, arrowprops=arrow)
     right.set(title="The sum is level, so the gap closes", xlabel="step", ylabel="nats")
     right.set(xlim=(0, seen), ylim=(floor, log_p + 2))

@@ -180,7 +180,7 @@ def _draw(truths: list[Evidence], by_prior: list[Sampler], by_q: list[Sampler]) 
         grids = (a.reshape(side, side) for a in (*truth.rule.z.T, truth.log_posterior))
         where.contourf(*grids, levels=levels, colors=[colour], alpha=0.8)
     where.set(title="400 samples of P(Z), four P(Z|X)", xlabel="z[0]", ylabel="z[1]")
-    where.set(xlim=(-4.5, 4.5), ylim=(-4.5, 4.5), aspect="equal")
+    where.set(xlim=(-5.5, 5.5), ylim=(-5.5, 5.5), aspect="equal")
     for sampler, name, colour in ((by_prior, "samples of P(Z)", TEST), (by_q, "samples of Q(Z|X)", TRAIN)):
         for axes, curve in ((error, "error"), (effective, "effective")):
             curves = np.array([getattr(one, curve) for one in sampler])
