@@ -48,13 +48,11 @@ def grid(centre: Array, axes: Array, reach: float, nodes: int) -> Rule:
     deviations. InputError for shapes that do not fit, axes that span no area, and more than 4 million nodes.
     """
     centre, axes = _centre(centre), np.asarray(axes, np.float64)
-    if axes.shape != (centre.size, centre.size):
-        raise InputError(
-            f"axes must be ({centre.size}, {centre.size}), as centre is ({centre.size},), got {axes.shape}"
-        )
-    sign, log_area = np.linalg.slogdet(axes)
-    if sign == 0 or not np.isfinite(log_area):
-        raise InputError(f"axes must be finite and span an area, got {axes.tolist()}")
+    if axes.shape != (centre.size, centre.size) or not np.isfinite(axes).all():
+        raise InputError(f"axes must be (Z, Z), as centre is (Z,), and finite, got {axes.tolist()!r:.80}")
+    log_area = np.linalg.slogdet(axes)[1]
+    if log_area == -np.inf:
+        raise InputError(f"axes must span an area, got {axes.tolist()}")
     u, spacing = np.linspace(-check_real("reach", reach, 0.0, open_=True), reach, _count(nodes, 2), retstep=True)
     z = centre + _product(u, centre.size) @ axes
     return Rule(z, np.full(len(z), log_area + centre.size * np.log(spacing)))

@@ -109,7 +109,7 @@ def lesson(quick: bool) -> Findings:
         Number("discrete: KL off H(P, Q) − H(P)", _largest(seen.divergence - seen.difference), at_most=1e-12),
         Number("Jensen's step: least of left − right", (seen.divergence + np.log(seen.inside)).min(), at_least=0.0),
         Number("Jensen's step: right side where P can do all", _largest(np.log(seen.inside[1::2])), at_most=1e-14),
-        Number("share of pairs that agree with the slip of sign", np.mean(seen.divergence <= 0), at_most=0.0),
+        Number("share of pairs that agree with the slip of sign", float(np.mean(seen.divergence <= 0)), at_most=0.0),
         Number("KL(Q||P) − KL(P||Q) of N(0, 1) and N(0, 16)", _asymmetry(), at_least=5.0, unit="nats"),
         Number("Gaussians: integrals off closed forms, relative", closed, at_most=1e-10),
         Number("in units of a tenth: entropy's change off log 10", shift, at_most=1e-10, unit="nats"),
@@ -125,8 +125,8 @@ def lesson(quick: bool) -> Findings:
     )
     alt = (
         "Left: the curve −log u, convex, with the points u = Q/P of a distribution of four outcomes on it; their mean, "
-        "weighted by P, lies at u = 1 above the curve, by the height KL(P‖Q). Right: a density with two modes; the "
-        "Gaussian fitted by KL(P‖Q) is wide and has its top in the valley, the two fitted by KL(Q‖P) each sit on a mode."
+        "weighted by P, lies at u = 1 above the curve, by the height KL(P‖Q). Right: a density of two modes; the "
+        "Gaussian fitted by KL(P‖Q) is wide, with its top in the valley, the two fitted by KL(Q‖P) each sit on a mode."
     )
     return Findings(numbers, _draw(fits), alt)
 
@@ -210,11 +210,17 @@ def _asymmetry() -> float:
 
 def _gradient_error() -> float:
     """Of both directions, against numeric derivatives, relative; at a Q that is no optimum of either."""
-    q = {"q": np.array([0.7, -0.4])}
-    reports = [
-        check_function(lambda p, f=f: f(p["q"])[0], lambda p, f=f: {"q": f(p["q"])[1]}, q) for f in (covering, seeking)
-    ]
-    return max(report.max_error for report in reports)
+    errors = []
+    for direction in (covering, seeking):
+
+        def loss(p: dict[str, Array], direction: Direction = direction) -> float:
+            return direction(p["q"])[0]
+
+        def gradients(p: dict[str, Array], direction: Direction = direction) -> dict[str, Array]:
+            return {"q": direction(p["q"])[1]}
+
+        errors.append(check_function(loss, gradients, {"q": np.array([0.7, -0.4])}).max_error)
+    return max(errors)
 
 
 def _change(direction: Direction) -> float:

@@ -47,7 +47,7 @@ import numpy as np
 from npvae.bounds import ELBO
 from npvae.flat import Array
 from npvae.lessons.outcome import Findings, Number
-from npvae.lessons.plane import REACH, Evidence, Plane, evidence, log_joint, trained_plane, workspace
+from npvae.lessons.plane import REACH, Evidence, Plane, encoded, evidence, log_joint, trained_plane, workspace
 from npvae.likelihoods import Gaussian
 from npvae.mosaics import new_figure
 from npvae.noise import Purpose, stream
@@ -194,13 +194,6 @@ def set_free(plane: Plane, x: Array) -> Climb:
     return Climb(*map(np.array, zip(*seen, strict=True)))
 
 
-def encoded(plane: Plane, x: Array) -> Array:
-    """The encoder's [mu | log sigma^2] for x (1, D) -> (4,)."""
-    ws = workspace(plane, 1, ELBO())
-    ws.forward(x)
-    return ws.acts.stats[0, 0].copy()
-
-
 def _largest(values: Any) -> float:
     return float(np.abs(values).max())
 
@@ -250,7 +243,7 @@ def _draw(climb: Climb, log_p: float, posterior: Posterior, q: Array, x: Array) 
 def _ellipse(q: Array) -> Array:
     """Two standard deviations around Q: (2, 200)."""
     angle = np.linspace(0, 2 * np.pi, 200)
-    return q[:2, None] + 2 * np.exp(q[2:, None] / 2) * np.array([np.cos(angle), np.sin(angle)])
+    return np.asarray(q[:2, None] + 2 * np.exp(q[2:, None] / 2) * [np.cos(angle), np.sin(angle)])
 
 
 SHOWN = (elbo_around, posterior_on_another_grid, divergence_from, set_free)

@@ -53,7 +53,7 @@ import numpy as np
 from npvae.bounds import IWAE
 from npvae.flat import Array
 from npvae.lessons.outcome import Findings, Number
-from npvae.lessons.plane import CHUNK, NODES, Evidence, Plane, evidence, trained_plane, workspace
+from npvae.lessons.plane import CHUNK, NODES, Evidence, Plane, encoded, evidence, trained_plane, workspace
 from npvae.mosaics import new_figure
 from npvae.noise import Purpose, stream
 from npvae.normal import log_density
@@ -83,8 +83,9 @@ def lesson(quick: bool) -> Findings:
     for index in range(images):
         x = plane.images[index : index + 1]
         truth = evidence(plane, x)
+        wide = encoded(plane, x) + np.repeat([0, 2 * np.log(WIDER)], 2)
         truths.append(truth)
-        for q, count, judgements in zip((PRIOR, widened(plane, x)), (draws, draws // 8), samplers, strict=True):
+        for q, count, judgements in zip((PRIOR, wide), (draws, draws // 8), samplers, strict=True):
             log_w = log_weights(plane, x, q, count, seed=index)
             judgements.append(judged(log_w, truth.log_p))
             variances.append(relative_variance(truth, q))
@@ -126,14 +127,6 @@ def log_weights(plane: Plane, x: Array, q: Array, count: int, seed: int) -> Arra
         ws.forward(x, eps=rng.standard_normal((1, ws.samples, 2)))  # z = mu + sigma eps
         parts.append(ws.acts.log_w[0].copy())
     return np.concatenate(parts)[:count]
-
-
-def widened(plane: Plane, x: Array) -> Array:
-    """The encoder's [mu | log sigma^2] for an image x (1, D), its deviations WIDER times what they were."""
-    ws = workspace(plane, 1, IWAE())
-    ws.forward(x)
-    mu, logvar = np.split(ws.acts.stats[0, 0], 2)
-    return np.concatenate([mu, logvar + 2 * np.log(WIDER)])
 
 
 def judged(log_w: Array, log_p: float) -> Sampler:

@@ -5,7 +5,7 @@ from typing import NamedTuple
 import numpy as np
 
 from npvae import datasets
-from npvae.bounds import IWAE, Bound
+from npvae.bounds import ELBO, IWAE, Bound
 from npvae.flat import Array
 from npvae.normal import log_density
 from npvae.quadrature import Rule, grid
@@ -48,6 +48,14 @@ def workspace(plane: Plane, samples: int, bound: Bound, q: Array | None = None) 
         ws.params.encoder[-1].W[:] = 0
         ws.params.encoder[-1].b[:] = q
     return ws
+
+
+def encoded(plane: Plane, x: Array) -> Array:
+    """The encoder's [mu | log sigma^2] for an image x (1, D) -> (4,)."""
+    ws = workspace(plane, 1, ELBO())
+    ws.forward(x)
+    q: Array = ws.acts.stats[0, 0].copy()
+    return q
 
 
 def log_joint(plane: Plane, x: Array, z: Array) -> Array:
