@@ -178,7 +178,7 @@ def set_free(plane: Plane, x: Array) -> Climb:
     """Maximise the ELBO over Q alone, for one image, by the gradients of the VAE's own backward pass."""
     ws = workspace(plane, DRAWS, ELBO(), FIRST_Q)
     optimizer, seen = Adam(ws, cosine(RATE, STEPS)), []
-    everywhere = grid(np.zeros(2), np.eye(2), REACH, 401)  # wherever Q comes along
+    everywhere = grid(np.zeros(2), np.eye(2), REACH, 301)  # wherever Q comes along
     joint = log_joint(plane, x, everywhere.z)
     posterior = Posterior(everywhere, joint - everywhere.log_integral(joint))
     for step in range(STEPS + 1):

@@ -78,7 +78,7 @@ WRITTEN = {0.06: "s² = 0.03", 1.0: "sum + KL", 2.0: "½ sum + KL"}  # what has 
 
 
 class Learned(NamedTuple):
-    """What a model trained at this beta keeps of a test image: nats of KL, squared error, its mean x̂ of 10 images."""
+    """What a model trained at this beta keeps of an image: nats of KL, squared error; ten reconstructions (10, D)."""
 
     beta: float
     rate: float
@@ -89,7 +89,7 @@ class Learned(NamedTuple):
 def lesson(quick: bool) -> Findings:
     """The identities for random networks and random Q; then digits learned under the weights that people give."""
     x = datasets.load("mnist-small", rows=8).train.images.astype(np.float64)
-    piece = np.ascontiguousarray(x[:, 350:370])  # of a row through the middle: enough for gradients
+    piece = np.ascontiguousarray(x[:, 396:416])  # of the row in the middle: enough for gradients
     given = datasets.load("mnist-small", rows=1_500 if quick else 5_000)
     data = given._replace(test=Split(given.test.images[:500], None))
     epochs = 15 if quick else 20

@@ -34,10 +34,10 @@ P(X) = E_{Z \sim Q} \left[ w \right], \quad w = \frac{P(X|Z) P(Z)}{Q(Z|X)}
 $$
 
 The better $Q$ is, the less $w$ varies: with $Q = P(Z|X)$ it is $P(X)$ itself, whatever $Z$ is. Its $v$ is the integral
-of $P(Z|X)^2 / Q(Z|X)$, less 1. This is how a VAE is
-evaluated (Rezende, Mohamed and Wierstra 2014, "Stochastic backpropagation", appendix E; Burda, Grosse and Salakhutdinov
-2016, "Importance weighted autoencoders", equation 8). How many of $S$ samples count is told by Kong's effective sample
-size, $(\sum w)^2 / \sum w^2$ (Kong 1992).
+of $P(Z|X)^2 / Q(Z|X)$, less 1. This is how a VAE is evaluated (Rezende, Mohamed and Wierstra 2014, "Stochastic
+backpropagation"; Burda, Grosse and Salakhutdinov 2016, "Importance weighted autoencoders", equation 8). How many of $S$
+samples count is told by the effective sample size, $(\sum w)^2 / \sum w^2$ (Kong 1992, "A note on importance sampling
+using standardized weights").
 
 Beware of thin tails. Where $Q$ is much smaller than the posterior, in a second mode perhaps, a rare sample outweighs
 all others, and the error is worse than it seems. An encoder trained for $KL(Q \| P(Z|X))$ gives a $Q$ that is rather
@@ -98,7 +98,8 @@ def lesson(quick: bool) -> Findings:
     few = f"{SIZES[FEW]} samples of"
     numbers = (
         Number("half the grid's spacing changes log P(X) by", max(t.change for t in truths), at_most=1e-6, unit="nats"),
-        # Means of w beside P(X), for every image: a normal variable is beyond 4.5 once in 150,000.
+        # Means of w beside P(X), of all images the farthest: a normal variable is beyond 4.5 once in 150,000. The errors
+        # are the grid's: where Q has thin tails they are large, and it is the other images that are tested.
         Number("samples of the prior off the grid", off[0], at_most=4.5, unit="standard errors"),
         Number("samples of Q off the grid", off[1], at_most=4.5, unit="standard errors"),
         Number(f"error of log P(X) by {few} the prior, median", _median(by_prior), unit="nats"),

@@ -16,7 +16,7 @@ from npvae.workspace import Workspace
 WHITE = 0.5  # the grey level from which a pixel counts as white: P(X) is then the probability of an image
 REACH, SPACING = 9.0, 0.1  # of the grid on which it is seen where P(X, Z) is; the prior beyond has a mass of 1e-18
 DEPTH = 30.0  # nats below the top, from where on P(X, Z) counts as nothing: at 7.7 deviations of a Gaussian
-NODES = 201  # along an axis of the grid of that part
+NODES = 161  # along an axis of the grid of that part
 CHUNK = 4_000  # codes decoded at a time
 
 
