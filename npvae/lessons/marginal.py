@@ -98,8 +98,8 @@ def lesson(quick: bool) -> Findings:
     few = f"{SIZES[FEW]} samples of"
     numbers = (
         Number("half the grid's spacing changes log P(X) by", max(t.change for t in truths), at_most=1e-6, unit="nats"),
-        # Means of w beside P(X), of all images the farthest: a normal variable is beyond 4.5 once in 150,000. The errors
-        # are the grid's: where Q has thin tails they are large, and it is the other images that are tested.
+        # Means of w beside P(X), the farthest of all images: a normal variable is beyond 4.5 once in 150,000. The
+        # errors are the grid's: where Q has thin tails they are large, and it is the other images that are tested.
         Number("samples of the prior off the grid", off[0], at_most=4.5, unit="standard errors"),
         Number("samples of Q off the grid", off[1], at_most=4.5, unit="standard errors"),
         Number(f"error of log P(X) by {few} the prior, median", _median(by_prior), unit="nats"),
