@@ -27,11 +27,13 @@ class Likelihood(Protocol):
     outputs: int
     params: Tree
     kept: Tree
-    mean: Callable[[Array], Array]
 
-    check: Callable[[Array], None]
-    check_training: Callable[[Array], None]
-
+    @property
+    def mean(self) -> Callable[[Array], Array]: ...  # noqa: D102
+    @property
+    def check(self) -> Callable[[Array], None]: ...  # noqa: D102
+    @property
+    def check_training(self) -> Callable[[Array], None]: ...  # noqa: D102
     def forward(self, ops: Any, p: Tree, target: Array, a: Tree) -> None: ...  # noqa: D102
     def backward(self, ops: Any, p: Tree, target: Array, a: Tree, dp: Tree, da: Tree) -> None: ...  # noqa: D102
 

@@ -24,7 +24,7 @@ PARTS = (  # a module may import those on lines above its own
     "autoencoder",
     "workspace",
     "optim checking models specimens",
-    "runs warmup selfcheck adapters",
+    "runs warmup selfcheck adapters quadrature normal",
     "evaluation zoo",
     "training",
     "mosaics",
@@ -48,6 +48,7 @@ INSIDE = {  # of a package, the same
     "datasets": ("arrays streams", "download idx npy png", "known", "sources embed", "__init__"),
     "lessons": (
         "outcome mathml style",
+        "digits plane",
         # The lessons: none knows another.
         "autoencoder pca not_pca deep denoise cannot_generate pixel_gaussian marginal divergence elbo loss collapse "
         "reparameterization generate",
