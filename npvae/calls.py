@@ -209,7 +209,7 @@ def as_array(what: str, value: Any) -> Array:
     try:
         return np.array(value)
     except ValueError:
-        raise InputError(f"{what} must be an array, got {value!r:.60}") from None
+        raise InputError(f"{what} must be an array, got a {type(value).__name__} of parts that do not fit") from None
 
 
 def overlaps(gradients: Mapping[str, Any], params: Values) -> list[Finding]:

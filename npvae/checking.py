@@ -260,7 +260,7 @@ def check_functions(**given: object) -> None:
     """Raise InputError unless each of these can be called."""
     for name, value in given.items():
         if not callable(value):
-            raise InputError(f"{name} must be a function, got {type(value).__name__}: {value!r:.60}")
+            raise InputError(f"{name} must be a function, got {type(value).__name__}")
 
 
 def check_sizes(sizes: object) -> dict[str, float]:

@@ -753,7 +753,7 @@ def test_terms_may_be_gradients():
         ({"loss": 3.0}, "loss must be a function, got float"),
         ({"gradients": cubes_gradients(PARAMS)}, "gradients must be a function, got dict"),
         ({"terms": {}}, "terms must be a function"),
-        ({"gradients": lambda p: {"w": [[1.0], [1.0, 2.0]]}}, "gradients: w must be an array, got "),
+        ({"gradients": lambda p: {"w": [[1.0], [1.0, 2.0]]}}, "gradients: w must be an array, got a list of parts"),
         ({"sizes": "B"}, "sizes must be a dict such as {'B': 16, 'D': 784}, got 'B'"),
         ({"sizes": [16]}, "sizes must be a dict"),
         ({"sizes": {"B": None}}, "sizes must map names to numbers such as 'B': 16, got 'B': None"),
