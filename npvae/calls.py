@@ -169,14 +169,14 @@ def look_at_gradients(
     problem.findings += overlaps(problem.gradients(), params)
     if not is_steady(problem, here, "after its gradients were asked for"):
         return None
-    changed = [name for name in first if not same(first[name], second.get(name))]
+    changed = [name for name in first | second if not same(first.get(name), second.get(name))]
     extra = [name for name in first if name not in params]
     if extra:
         problem.find("extra", f"gradients returns what is no parameter: {', '.join(map(str, extra))}", fatal=False)
     if changed:
         names = ", ".join(map(str, changed))
         third, fourth = after_elsewhere(), snapshot(problem.gradients())
-        if all(same(first[name], third.get(name)) for name in changed):
+        if all(same(first.get(name), third.get(name)) for name in changed):
             problem.find("stale", f"the gradient depends on the call before: {names}")
             return first, {name: second.get(name) for name in changed}
         if all(_grows_evenly(*(call.get(name) for call in (first, second, third, fourth))) for name in changed):
