@@ -193,8 +193,8 @@ def check_function(
     >>> w = {"w": np.arange(3.0)}
     >>> check_function(lambda p: (p["w"] ** 2).sum(), lambda p: {"w": 2 * p["w"]}, w).ok
     True
-    >>> print(check_function(lambda p: (p["w"] ** 2).sum(), lambda p: {"w": p["w"]}, w).diagnosis)
-    w: 1/2 of what it should be
+    >>> print(check_function(lambda p: (p["w"] ** 2).sum(), lambda p: {"w": 4 * p["w"]}, w).diagnosis)
+    w: 2 times what it should be
     """
     check_functions(loss=loss, gradients=gradients, **({} if terms is None else {"terms": terms}))
     scales = check_sizes(sizes)
