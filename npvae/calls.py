@@ -2,7 +2,8 @@
 
 import math
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from itertools import combinations
 from typing import Any
@@ -11,6 +12,7 @@ import numpy as np
 
 from npvae.errors import InputError
 from npvae.flat import Array
+from npvae.oracles import EPS, JITTER, POINTS, ROUNDING, noise_level, value
 from npvae.probing import RICHARDSON, Function, largest
 from npvae.reports import Diagnosis, Finding
 
@@ -18,6 +20,7 @@ Values = Mapping[str, Array]
 Terms = Callable[[str, Array], dict[str, Array]]  # of an array's name and flat indices (n,): each term's slopes (n,)
 
 ELSEWHERE = 1e-3  # how far, relative to an array's size, parameters are moved to see what a call leaves for the next
+COARSE = 1e-11  # a loss with more noise than this, relative to what it is made of, was not computed in float64
 
 
 @dataclass
@@ -43,7 +46,7 @@ class Problem:
 
 
 def look_at_loss(problem: Problem) -> float | None:
-    """The loss where nothing is moved; None if two calls differ, so that no difference means anything."""
+    """The loss where nothing is moved; None if calls differ there, so that no difference means anything."""
     first, second = as_number(problem.real.loss()), as_number(problem.real.loss())
     if math.isfinite(first - second) and first != second:
         problem.find(
@@ -54,22 +57,61 @@ def look_at_loss(problem: Problem) -> float | None:
         return None
     if not math.isfinite(first):
         problem.find("not-finite", f"the loss is {first}")
-    elif is_blurred(problem.real, first):
-        problem.real = problem.real._replace(eps=float(np.finfo(np.float32).eps))
-        problem.find("single", "the loss is computed in single precision: compute it in float64", fatal=False)
+        return first
+    noise, magnitude = roughness(problem.real, first)
+    if not is_steady(problem, first, "a few calls later"):
+        return None
+    if noise > ROUNDING * EPS * magnitude:
+        problem.real = problem.real._replace(noise=noise)
+    if noise > COARSE * magnitude:
+        text = f"the loss has {max(math.log10(magnitude / noise), 0.0):.0f} digits: computed in single precision, or"
+        problem.find("single", f"{text} from large numbers that cancel. Compute it in float64", fatal=False)
     return first
 
 
-def is_blurred(real: Function, here: float) -> bool:
-    """Whether the loss sees parameters a thousandth larger and not those larger by a part in a billion."""
-    kept, seen = {name: x.copy() for name, x in real.params.items()}, []
-    for factor in (1 + 2.0**-30, 1 + 2.0**-10):
-        for name, x in real.params.items():
-            x[...] = kept[name] * factor
-        seen.append(as_number(real.loss()) != here)
-    for name, x in real.params.items():
-        x[...] = kept[name]
-    return seen == [False, True]
+def roughness(real: Function, here: float) -> tuple[float, float]:
+    """The noise of the loss, and the size of what it is made of: rounding in float64 is some EPS times that.
+
+    The noise is measured on the way in a random direction (of three, the one in the middle: another may meet a kink),
+    and not read off the steps of the loss: code in float32 may add a term in float64 that has none, and a loss of a
+    billion has them in float64. It is made of what the parameters contribute, also where that cancels: `here`, and its
+    slope by their size. Steps over which the loss stands still are lengthened until it moves, and steps of a second
+    length are taken besides: a loss may climb by one rounding in every step, which looks smooth.
+    """
+    rng, found = np.random.default_rng(0), []
+    for _ in range(3):
+        step = somewhere(real.params, rng)
+
+        def phi(t: float, step: Values = step) -> float:
+            with moved(real.params, step, t):
+                return as_number(real.loss())
+
+        length, values = JITTER / 8, [0.0]
+        while max(values) == min(values) and length < ELSEWHERE:
+            length *= 8
+            values = [value(phi, i * length) for i in range(POINTS)]
+        others = [value(phi, i * 1.618 * length) for i in range(POINTS)]
+        slope = (max(values) - min(values)) / ((POINTS - 1) * length)
+        found.append((max(noise_level(values), noise_level(others)), abs(here) + slope))
+    return sorted(found)[1]
+
+
+def somewhere(params: Values, rng: np.random.Generator) -> dict[str, Array]:
+    """A random step for every array, as large as the array's largest entry."""
+    return {name: (np.max(np.abs(x), initial=0.0) or 1.0) * rng.standard_normal(x.shape) for name, x in params.items()}
+
+
+@contextmanager
+def moved(params: Values, step: Values, t: float) -> Iterator[None]:
+    """Meanwhile, the parameters are t times the step further on."""
+    kept = {name: x.copy() for name, x in params.items()}
+    for name, x in params.items():
+        x += t * step[name]
+    try:
+        yield
+    finally:
+        for name, x in params.items():
+            x[...] = kept[name]
 
 
 def look_at_complex_loss(problem: Problem, here: float) -> Function | None:
@@ -93,41 +135,54 @@ def look_at_complex_loss(problem: Problem, here: float) -> Function | None:
     return problem.exact
 
 
-def look_at_gradients(problem: Problem, rng: np.random.Generator) -> tuple[dict[str, Any], dict[str, Any]]:
+def is_steady(problem: Problem, here: float, when: str) -> bool:
+    """Whether the loss is still what it was `here`; if not, no difference of two losses means anything."""
+    now = as_number(problem.real.loss())
+    if now == here or (math.isnan(now) and math.isnan(here)):
+        return True
+    problem.find(
+        "drift",
+        f"the loss depends on how often it was called: at the same parameters it is {here!r} at first and {now!r} "
+        f"{when}; keep nothing from one call for the next (a running mean, a counter, a generator)",
+    )
+    return False
+
+
+def look_at_gradients(
+    problem: Problem, here: float, rng: np.random.Generator
+) -> tuple[dict[str, Any], dict[str, Any]] | None:
     """The gradients at the parameters, right after those elsewhere; and again, of those that a second call changes.
 
     What a call leaves behind for the next shows: the first is then wrong, and always the same way. If it is another
-    one every time, something is drawn anew.
+    one every time, something is drawn anew. None if the loss is another one after these calls.
     """
-    kept = {name: x.copy() for name, x in problem.real.params.items()}
-    step = {
-        name: ELSEWHERE * (np.max(np.abs(x), initial=0.0) or 1.0) * rng.standard_normal(x.shape)
-        for name, x in kept.items()
-    }
+    params = problem.real.params
+    step = somewhere(params, rng)
 
     def after_elsewhere() -> dict[str, Any]:
-        for name, x in problem.real.params.items():
-            x += step[name]
-        problem.gradients()
-        for name, x in problem.real.params.items():
-            x[...] = kept[name]
+        # There it may be undefined; what gradients returns was looked at where it is not.
+        with suppress(ValueError, ArithmeticError), moved(params, step, ELSEWHERE):
+            problem.gradients()
         return snapshot(problem.gradients())
 
     first, second = after_elsewhere(), snapshot(problem.gradients())
-    problem.findings += overlaps(problem.gradients(), problem.real.params)
-    changed = [name for name in first if not same(first[name], second.get(name))]
-    extra = [name for name in first if name not in kept]
+    problem.findings += overlaps(problem.gradients(), params)
+    if not is_steady(problem, here, "after its gradients were asked for"):
+        return None
+    changed = [name for name in first | second if not same(first.get(name), second.get(name))]
+    extra = [name for name in first if name not in params]
     if extra:
-        problem.find("extra", f"gradients returns what is no parameter: {', '.join(extra)}", fatal=False)
+        problem.find("extra", f"gradients returns what is no parameter: {', '.join(map(str, extra))}", fatal=False)
     if changed:
-        names = ", ".join(changed)
+        names = ", ".join(map(str, changed))
         third, fourth = after_elsewhere(), snapshot(problem.gradients())
-        if all(same(first[name], third.get(name)) for name in changed):
+        if all(same(first.get(name), third.get(name)) for name in changed):
             problem.find("stale", f"the gradient depends on the call before: {names}")
-            return first, {name: second[name] for name in changed}
-        if all(_grows_evenly(*(call[name] for call in (first, second, third, fourth))) for name in changed):
-            problem.find("accumulated", f"the gradient is added to that of the call before: {names}")
-            return first, {name: second[name] for name in changed}
+            return first, {name: second.get(name) for name in changed}
+        if all(_grows_evenly(*(call.get(name) for call in (first, second, third, fourth))) for name in changed):
+            text = "the gradient grows by the same with every call, as if it were added to that of the call before"
+            problem.find("accumulated", f"{text}: {names}")
+            return first, {name: second.get(name) for name in changed}
         problem.find(
             "gradient-random", f"the noise is redrawn between forward and backward: two calls differ in {names}"
         )
@@ -136,13 +191,25 @@ def look_at_gradients(problem: Problem, rng: np.random.Generator) -> tuple[dict[
 
 def _grows_evenly(first: Any, second: Any, third: Any, fourth: Any) -> bool:
     """Whether two pairs of calls at the same parameters differ by the same."""
-    one, other = (np.asarray(b, np.float64) - np.asarray(a, np.float64) for a, b in ((first, second), (third, fourth)))
+    given = [np.asarray(call) for call in (first, second, third, fourth)]
+    if any(a.dtype.kind not in "fiub" or a.shape != given[0].shape for a in given):
+        return False
+    a, b, c, d = (call.astype(np.float64) for call in given)
+    one, other = b - a, d - c
     return bool(np.allclose(one, other, rtol=1e-6, atol=1e-9 * largest(one)))
 
 
 def snapshot(gradients: Mapping[str, Any]) -> dict[str, Any]:
     """Copies: the next call may reuse the memory."""
-    return {name: None if value is None else np.array(value) for name, value in gradients.items()}
+    return {name: None if g is None else as_array(f"gradients: {name}", g) for name, g in gradients.items()}
+
+
+def as_array(what: str, value: Any) -> Array:
+    """A copy, or InputError for lists of different lengths."""
+    try:
+        return np.array(value)
+    except ValueError:
+        raise InputError(f"{what} must be an array, got a {type(value).__name__} of parts that do not fit") from None
 
 
 def overlaps(gradients: Mapping[str, Any], params: Values) -> list[Finding]:
@@ -154,7 +221,7 @@ def overlaps(gradients: Mapping[str, Any], params: Values) -> list[Finding]:
         for (one, a), (other, b) in combinations((arrays | given).items(), 2)
         if not (one in given and other in given) and np.may_share_memory(a, b) and np.shares_memory(a, b)
     ]
-    return [Finding("overlap", f"memory is shared by {'; '.join(pairs)}")] if pairs else []
+    return [Finding("overlap", f"memory is shared by {'; '.join(pairs)}: return copies")] if pairs else []
 
 
 def fit(given: Any, x: Array) -> tuple[Array, Diagnosis | None]:
@@ -182,10 +249,12 @@ def fit(given: Any, x: Array) -> tuple[Array, Diagnosis | None]:
 
 
 def same(a: Any, b: Any) -> bool:
-    """Bit for bit; NaN is the same as NaN."""
+    """Bit for bit; NaN is the same as NaN. Of objects the bits are addresses: what is printed of them is compared."""
     if a is None or b is None:
         return a is b
     a, b = np.asarray(a), np.asarray(b)
+    if a.dtype.hasobject or b.dtype.hasobject:
+        return repr(a.tolist()) == repr(b.tolist())
     return bool(a.shape == b.shape and a.dtype == b.dtype and a.tobytes() == b.tobytes())
 
 

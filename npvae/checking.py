@@ -6,14 +6,16 @@ explanations in `diagnosis`, what comes out in `reports`.
 """
 
 import inspect
+import math
 from collections.abc import Callable, Mapping, Sequence
+from numbers import Real
 from typing import Any
 
 import numpy as np
 
 from npvae import noise
 from npvae.bounds import ELBO
-from npvae.calls import Problem, Terms, Values, as_number, same, scalar
+from npvae.calls import Problem, Terms, Values, as_array, as_number, same, scalar
 from npvae.errors import InputError
 from npvae.examination import Progress, examine
 from npvae.flat import Array, leaves
@@ -101,6 +103,7 @@ def check_pair(
     >>> check_pair(lambda x, W: x @ W, lambda dy, x, W: (dy @ W.T, x.T @ dy), {"x": x, "W": W}).ok
     True
     """
+    check_functions(forward=forward, backward=backward, **({} if exact is None else {"exact": exact}))
     fixed = dict(settings or {})
     arrays = {name: np.array(value, order="C") for name, value in check_arrays("inputs", inputs, floats=False).items()}
     returned = tuple(arrays if gradients is None else gradients)
@@ -114,13 +117,15 @@ def check_pair(
     }
     first = _named(outputs, forward(**_copied(arrays | params), **fixed), "forward", "outputs")
     rng = np.random.default_rng(seed)
-    wanted = [name for name in inspect.signature(backward).parameters]
+    parameters = _parameters(backward)
     v = {f"d{name}": rng.standard_normal(np.shape(value)) for name, value in first.items()}
-    v = {name: value for name, value in v.items() if name in wanted}
+    v = {name: value for name, value in v.items() if name in parameters}
     if not v:
-        raise InputError(f"backward must take {' or '.join('d' + name for name in first)}, its parameters are {wanted}")
+        raise InputError(
+            f"backward must take {' or '.join('d' + name for name in first)}, its parameters are {[*parameters]}"
+        )
     known = {*arrays, *first, *fixed, *v}
-    required = [p.name for p in inspect.signature(backward).parameters.values() if p.default is p.empty]
+    required = [p.name for p in parameters.values() if p.default is p.empty]
     if set(required) - known:
         raise InputError(
             f"backward's parameters must be among {', '.join(sorted(known))}: got {', '.join(set(required) - known)}"
@@ -138,7 +143,7 @@ def check_pair(
     def derivatives() -> dict[str, Array]:
         given = arrays | params
         pool = {**_named(outputs, forward(**given, **fixed), "forward", "outputs"), **given, **fixed, **v}
-        used = {name: pool[name] for name in wanted if name in pool}
+        used = {name: pool[name] for name in parameters if name in pool}
         before = {name: value.copy() for name, value in used.items() if isinstance(value, np.ndarray)}
         result = backward(**used)
         changed.update({name: None for name, value in before.items() if not same(value, used[name])})
@@ -183,14 +188,16 @@ def check_function(
     5.3}, or what the gradient is the sum of, as dicts like what gradients returns: a term that is missing or off by a
     factor is then named. sizes: what factors may be called, such as {"B": 16, "D": 784}. entries: see
     `gradcheck`. seed: of the probes. progress: is told how many tensors are done, of how many. Raises InputError for
-    what is not a dict of float arrays or not a number.
+    what is not a dict of float arrays, not a number or not a function.
 
     >>> w = {"w": np.arange(3.0)}
     >>> check_function(lambda p: (p["w"] ** 2).sum(), lambda p: {"w": 2 * p["w"]}, w).ok
     True
-    >>> print(check_function(lambda p: (p["w"] ** 2).sum(), lambda p: {"w": p["w"]}, w).diagnosis)
-    w: 1/2 of what it should be
+    >>> print(check_function(lambda p: (p["w"] ** 2).sum(), lambda p: {"w": 4 * p["w"]}, w).diagnosis)
+    w: 2 times what it should be
     """
+    check_functions(loss=loss, gradients=gradients, **({} if terms is None else {"terms": terms}))
+    scales = check_sizes(sizes)
     copies = {name: np.array(value, np.float64, order="C") for name, value in check_arrays("params", params).items()}
     mutated: dict[str, None] = {}
     seen: set[str] = set()
@@ -221,7 +228,7 @@ def check_function(
         real=Function(copies, lambda: scalar(called("loss", loss, copies))),
         exact=Function(complex_params, lambda: scalar(called("loss with complex numbers", loss, complex_params))),
         gradients=derivatives,
-        scales=dict(sizes or {}),
+        scales=scales,
     )
     if terms is not None:
         problem.terms = _given(terms, problem.real)
@@ -247,6 +254,34 @@ def check_arrays(what: str, values: object, *, floats: bool = True) -> dict[str,
                 f"{what}[{name!r}] must hold real numbers with a fraction, such as float64, got {value.dtype}"
             )
     return dict(values)
+
+
+def check_functions(**given: object) -> None:
+    """Raise InputError unless each of these can be called."""
+    for name, value in given.items():
+        if not callable(value):
+            raise InputError(f"{name} must be a function, got {type(value).__name__}")
+
+
+def check_sizes(sizes: object) -> dict[str, float]:
+    """Return `sizes` as a dict, empty for None, or raise InputError unless it maps names to numbers."""
+    if sizes is None:
+        return {}
+    if not isinstance(sizes, Mapping):
+        raise InputError(f"sizes must be a dict such as {{'B': 16, 'D': 784}}, got {sizes!r:.60}")
+    for name, value in sizes.items():
+        number = isinstance(value, Real) and not isinstance(value, bool) and math.isfinite(value)
+        if not isinstance(name, str) or not number:
+            raise InputError(f"sizes must map names to numbers such as 'B': 16, got {name!r}: {value!r:.60}")
+    return {name: float(value) for name, value in sizes.items()}
+
+
+def _parameters(function: Callable[..., Any]) -> Mapping[str, inspect.Parameter]:
+    """What a function calls its arguments."""
+    try:
+        return inspect.signature(function).parameters
+    except ValueError:  # some that are written in C do not say
+        raise InputError(f"backward must say what its arguments are called: wrap {function!r:.60} in a def") from None
 
 
 def _copied(values: Values) -> dict[str, Array]:
@@ -287,13 +322,16 @@ def _given(terms: Callable[[dict[str, Array]], Any], real: Function) -> Terms:
         found, x = {}, real.params[name]
         for term, value in ask().items():
             if isinstance(value, Mapping):
-                gradient = np.asarray(value.get(name, np.zeros_like(x)))
-                if gradient.shape != x.shape:
-                    raise InputError(f"terms: {term} of {name} must have shape {x.shape}, got {gradient.shape}")
+                gradient = as_array(f"terms: {term} of {name}", value.get(name, np.zeros_like(x)))
+                if gradient.shape != x.shape or gradient.dtype.kind not in "fiub":
+                    said = f"{gradient.dtype} of shape {gradient.shape}"
+                    raise InputError(f"terms: {term} of {name} must be real numbers of shape {x.shape}, got {said}")
                 found[term] = gradient.reshape(-1)[where]
             else:
                 part, here = Function(real.params, lambda term=term: as_number(ask()[term])), as_number(value)  # type: ignore[misc]
-                each = (richardson(part.line(name, int(i)), here, real.size(name, int(i)), 0.0) for i in where)
+                each = (
+                    richardson(part.line(name, int(i)), here, real.size(name, int(i)), 0.0, real.noise) for i in where
+                )
                 found[term] = np.array([slope.value for slope in each])
         return found
 

@@ -10,7 +10,7 @@ import signal
 import sys
 import threading
 from collections.abc import Callable
-from contextlib import suppress
+from contextlib import redirect_stdout, suppress
 from importlib.metadata import version
 from pathlib import Path
 from types import FrameType
@@ -199,13 +199,14 @@ def gradcheck_command(options: argparse.Namespace) -> bool:
         if options.heatmap is not None:
             raise InputError("--heatmap draws the error of your code: say which, path/to/module.py:name")
         return check_npvae(options.json)
-    code = adapters.load(options.target)
-    progress = Progress(len(code.params) if isinstance(code.params, dict) else 1, unit="tensors")
-    report = check_function(
-        code.loss, code.gradients, code.params, terms=code.terms, sizes=code.sizes,
-        progress=lambda done, total: progress.update(done, ""),
-    )  # fmt: skip
-    progress.close()
+    with redirect_stdout(sys.stderr):  # what their code prints is no part of the report
+        code = adapters.load(options.target)
+        progress = Progress(len(code.params) if isinstance(code.params, dict) else 1, unit="tensors")
+        report = check_function(
+            code.loss, code.gradients, code.params, terms=code.terms, sizes=code.sizes,
+            progress=lambda done, total: progress.update(done, ""),
+        )  # fmt: skip
+        progress.close()
     if options.heatmap is not None:
         path = Path(options.out or f"{options.heatmap}.png")
         report.heatmap(options.heatmap, path)

@@ -24,6 +24,8 @@ LEFT = 1e-3  # of the error, at most, may an explanation leave unexplained: else
 NAMED = 1e-8  # how near a factor must be to the number that it is called
 EXACT = 1e-9  # where few known numbers are looked for among many, chance would find 1e-6
 ENOUGH = 8  # as many known entries, where only a sample is known
+CHANCE = 0.02  # a name that a number has by chance more often than this is none
+ALIKE = 0.99  # cosine: what is wrong by so little is no other formula, as far as a loss of few digits can tell
 DIGITS = 1e-4  # what agrees to so much, and is off by no rule, was computed with fewer digits
 
 
@@ -31,7 +33,8 @@ DIGITS = 1e-4  # what agrees to so much, and is off by no rule, was computed wit
 class Evidence:
     """One array. `expected` is NaN where no oracle was asked; so is each of the `terms`, whose sum it is.
 
-    wrong: whether the check failed. again: what a second call at the same parameters returned, if something else.
+    wrong: whether the check failed. doubt: how far off `expected` may be, entry by entry. coarse: whether the loss has
+    so few digits that this is much. again: what a second call at the same parameters returned, if something else.
     scales: what a factor may be called. found: what is known already.
     """
 
@@ -39,6 +42,8 @@ class Evidence:
     analytic: Array
     expected: Array
     wrong: bool = True
+    doubt: Array | float = 0.0
+    coarse: bool = False
     again: Array | None = None
     terms: Mapping[str, Array] = field(default_factory=dict)
     scales: Mapping[str, float] = field(default_factory=dict)
@@ -52,12 +57,12 @@ class Evidence:
     @property
     def off(self) -> Array:
         """Where it is known to be wrong, as a mask."""
-        near: Array = np.abs(self.analytic - self.expected) <= self.fit * self.scale
+        near: Array = np.abs(self.analytic - self.expected) <= self.fit * self.scale + self.doubt
         return self.known & ~near
 
     @cached_property
     def fit(self) -> float:
-        """How far off an explanation may be, relative to `scale`."""
+        """How far off an explanation may be, relative to `scale` and besides the doubt."""
         error = misfit(*self.pair)
         return min(FIT, LEFT * error) if error > 0 else FIT
 
@@ -70,6 +75,12 @@ class Evidence:
     def pair(self) -> tuple[Array, Array]:
         """The analytic and the expected values (n,) where both are known."""
         return self.analytic[self.known], self.expected[self.known]
+
+    def misses(self, gradient: Array) -> float:
+        """How far a gradient is from the expected one, relative to `scale`, by more than the doubt."""
+        b, doubt = self.expected[self.known], np.broadcast_to(self.doubt, self.expected.shape)[self.known]
+        off = np.abs(gradient[self.known] - b)
+        return misfit(b + np.maximum(off - doubt, 0.0), b)
 
 
 def misfit(a: Array, b: Array) -> float:
@@ -109,32 +120,44 @@ def unfounded(e: Evidence) -> Diagnosis | None:
 def factor(e: Evidence) -> Diagnosis | None:
     """It is a multiple of what it should be."""
     a, b = e.pair
-    c = float(a @ b / (b @ b)) if b.any() else 0.0
+    doubt = np.broadcast_to(e.doubt, e.expected.shape)[e.known]
+    weighed = b / (doubt / e.scale + NAMED) ** 2 if b.any() else b
+    c = float(weighed @ a / (weighed @ b)) if b.any() else 0.0
     if c == 0:
         return None
-    score = misfit(a, c * b)
-    named = name_factor(c, e.scales)
+    score = e.misses(e.analytic / c)
+    near = max(NAMED, float(np.abs(weighed) @ doubt / (weighed @ b)))
+    named = name_factor(c, e.scales, near)
     if score > e.fit or (np.count_nonzero(b) < 2 and named is None):  # one number is a multiple of any other
         return None
-    return Diagnosis("factor", named or f"{c:.9g} times what it should be", score)
+    return Diagnosis("factor", named or _times(c, near), score)
 
 
-def name_factor(c: float, scales: Mapping[str, float]) -> str | None:
-    """A factor in words, with what it may be; None if it is none that has a name.
+def _times(c: float, near: float) -> str:
+    """A factor without a name in words, in as many digits as are known: near 1, what it is off by."""
+    digits = max(1 - math.ceil(math.log10(near)), 2)
+    number = f"1 {'+' if c > 1 else '-'} {abs(c - 1):.3g}" if abs(c - 1) < DIGITS else f"{c:.{digits}g}"
+    return f"{number} times what it should be"
+
+
+def name_factor(c: float, scales: Mapping[str, float], near: float = NAMED) -> str | None:
+    """A factor in words, with what it may be; None if it is none that has a name. near: relative, how well it is known.
 
     >>> name_factor(1 / 16, {"B": 16})
     '1/16 of what it should be (1/B)'
     >>> name_factor(-1.0, {})
     'the negative of what it should be'
     """
-    if abs(c + 1) <= NAMED:
+    if abs(c + 1) <= near:
         return "the negative of what it should be"
     size, sign = abs(c), "minus " if c < 0 else ""
-    fraction = Fraction(size).limit_denominator(10_000)
-    simple = abs(fraction - size) <= NAMED * size and min(fraction.numerator, fraction.denominator) <= 9
+    fraction = Fraction(size).limit_denominator(9) if size >= 1 else 1 / Fraction(1 / size).limit_denominator(9)
+    least = min(fraction.numerator, fraction.denominator)
+    by_chance = near * max(size, 1 / size) * least**2  # about as often is a number so near to so simple a fraction
+    simple = abs(fraction - size) <= near * size and fraction != 1 and by_chance <= CHANCE
     plain = min(abs(size - 1), abs(size - 2), abs(size - 0.5)) <= FIT  # likelier to be that than a quotient of sizes
     tiers = [] if plain else _combinations(scales)
-    matches = ([name for name, value in tier if abs(value - size) <= NAMED * size] for tier in tiers)
+    matches = ([name for name, value in tier if abs(value - size) <= near * size] for tier in tiers)
     names = next(filter(None, matches), [])
     if not simple and not names:
         return None
@@ -161,7 +184,7 @@ def transposed(e: Evidence) -> Diagnosis | None:
     """It is square, and the transpose of what it should be."""
     if e.analytic.ndim != 2 or e.analytic.shape[0] != e.analytic.shape[1]:
         return None
-    score = misfit(e.analytic.T[e.known], e.expected[e.known])
+    score = e.misses(e.analytic.T)
     return Diagnosis("transposed", "the transpose of what it should be", score) if score <= e.fit else None
 
 
@@ -176,7 +199,7 @@ def permuted(e: Evidence) -> Diagnosis | None:
         orders = {next(iter(orders)): a.reshape(a.shape[::-1]).T}
     orders |= {"the last axis is reversed": a[..., ::-1], "the first axis is reversed": a[::-1]}
     for text, back in orders.items():
-        score = misfit(back[known], b[known])
+        score = e.misses(back)
         if score <= fit:
             return Diagnosis("permuted", text, score)
     if known.all() and a.ndim == 2:
@@ -217,11 +240,10 @@ def stale(e: Evidence) -> Diagnosis | None:
     """It was right only when it was asked for a second time, or the second was the sum of both."""
     if e.again is None:
         return None
-    b = e.expected[e.known]
-    score = misfit(e.again[e.known], b)
+    score = e.misses(e.again)
     if score <= e.fit:
         return Diagnosis("stale", "made from what the previous call left behind: asked again, it is right", score)
-    score = misfit((e.again - e.analytic)[e.known], b)
+    score = e.misses(e.again - e.analytic)
     text = "added to the gradient of the previous call: it is not reset"
     return Diagnosis("accumulated", text, score) if score <= e.fit else None
 
@@ -284,6 +306,7 @@ def one_part(e: Evidence) -> Diagnosis | None:
         e,
         analytic=a[inside],
         expected=b[inside],
+        doubt=np.broadcast_to(e.doubt, b.shape)[inside],
         again=None,
         terms={name: term[inside] for name, term in e.terms.items()},
     )
@@ -318,6 +341,17 @@ def fewer_digits(e: Evidence) -> Diagnosis | None:
     )
 
 
+def coarse(e: Evidence) -> Diagnosis | None:
+    """The loss has few digits, and the gradient is nearly right: to look for a cause would be to invent one."""
+    a, b = e.pair
+    cosine = float(a @ b / (np.linalg.norm(a) * np.linalg.norm(b) or 1.0))
+    if not e.coarse or cosine <= ALIKE:
+        return None
+    return Diagnosis(
+        "coarse", f"nearly right (cosine {cosine:.4f}), and the loss has too few digits to say what is off"
+    )
+
+
 def unknown(e: Evidence) -> Diagnosis:
     """Nothing fits: what can be said all the same."""
     a, b = e.pair
@@ -333,7 +367,7 @@ def unknown(e: Evidence) -> Diagnosis:
 
 
 HYPOTHESES = (
-    not_finite, forgotten, unfounded, stale, factor, transposed, permuted, one_term, one_part, fewer_digits,
+    not_finite, forgotten, unfounded, stale, factor, transposed, permuted, one_term, one_part, fewer_digits, coarse,
 )  # fmt: skip
 INSIDE = (forgotten, factor, one_term)  # of a part that is wrong
 

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from npvae.calls import Problem, fit, look_at_complex_loss, look_at_gradients, look_at_loss
+from npvae.calls import Problem, fit, is_steady, look_at_complex_loss, look_at_gradients, look_at_loss
 from npvae.diagnosis import Evidence
 from npvae.errors import check_whole
 from npvae.flat import Array
@@ -71,10 +71,13 @@ def _examine(problem: Problem, entries: int | None, seed: int, progress: Progres
     check_whole("entries", entries)
     here = look_at_loss(problem)
     real = problem.real
-    exact = look_at_complex_loss(problem, here) if here is not None else None
-    raw, history = look_at_gradients(problem, rng)
     if here is None:
         return unexamined(problem)
+    exact = look_at_complex_loss(problem, here)
+    looked = look_at_gradients(problem, here, rng)
+    if looked is None:
+        return unexamined(problem)
+    raw, history = looked
 
     chosen = {name: choose(x.shape, entries, DIRECTIONS, rng) for name, x in real.params.items()}
     rough = {name: [centrals(real, name, where) for where in both] for name, both in chosen.items()}
@@ -90,6 +93,8 @@ def _examine(problem: Problem, entries: int | None, seed: int, progress: Progres
         single = np.asarray(raw.get(name)).dtype in (np.float32, np.float16)
         examined.append(Examined(name, gradient, single, misfit, probes))
         progress(done + 1, len(real.params))
+    if not is_steady(problem, here, "in the end"):
+        return unexamined(problem)
     return conclude(problem, examined, overall, history)
 
 
@@ -164,15 +169,20 @@ def gather(
         for term, values in problem.terms(one.name, entries).items():
             terms[term] = np.full(x.size, np.nan)
             terms[term][entries] = values
-    if found is not None and one.misfit is not None and verdict(groups) == WRONG and found.kind != "missing":
+    readable = one.misfit is not None and one.misfit.kind != "missing" and np.isfinite(one.gradient).all()
+    if found is not None and readable and verdict(groups) == WRONG:
         found = Diagnosis(found.kind, f"{found.text}; and the numbers are wrong too")
     sizes = {f"{name}.shape[{i}]": n for name, p in problem.real.params.items() for i, n in enumerate(p.shape)}
+    doubt = np.zeros(x.size)
+    doubt[entries] = 0.0 if trusted else np.where(np.isfinite(groups[0].expected), one.probes[0].doubt, 0.0)
     clue = Evidence(
         name=one.name,
         analytic=one.gradient,
         expected=expected.reshape(x.shape),
         wrong=said == WRONG,
-        again=None if again is None else np.asarray(again, np.float64),
+        doubt=doubt.reshape(x.shape),
+        coarse=not trusted and any(finding.kind == "single" for finding in problem.findings),
+        again=None if again is None else fit(again, x)[0],
         terms={term: values.reshape(x.shape) for term, values in terms.items()},
         scales=problem.scales or sizes,
         found=found,
@@ -220,7 +230,7 @@ def is_idle(one: Examined) -> bool:
 
 
 def unexamined(problem: Problem) -> Report:
-    """Of a loss that is not deterministic: every array undecided."""
+    """Of a loss that is not the same in every call: every array undecided."""
     nan, checks = math.nan, []
     for name, x in problem.real.params.items():
         checks.append(TensorCheck(name, x.shape, 0, 0, None, nan, nan, None, "none", 0.0, UNDECIDED, None))

@@ -37,7 +37,7 @@ class Function(NamedTuple):
 
     params: dict[str, Array]
     loss: Callable[[], Any]
-    eps: float = EPS  # the precision that the loss is computed in
+    noise: float = 0.0  # how far the loss is off by more than the rounding of float64
 
     def line(self, name: str, where: "int | Array") -> Line:
         """phi(t) = loss at params[name] + t e_i for a flat index i, or + t v for a direction v of the array's shape."""
@@ -121,7 +121,7 @@ def probe(
     """Ask all oracles. here: the loss where nothing is moved."""
     wanted = RICHARDSON / DOUBT * largest(central)
     slopes = tuple(
-        richardson(real.line(name, _one(i)), here, real.size(name, _one(i)), wanted, real.eps) for i in where
+        richardson(real.line(name, _one(i)), here, real.size(name, _one(i)), wanted, real.noise) for i in where
     )
     steps = None if exact is None else np.array([complex_step(exact.line(name, _one(i))) for i in where])
     return Probes(where, along(gradient, where), central, steps, slopes)
@@ -192,6 +192,8 @@ def judge(probes: Probes, trusted: bool, overall: float, tolerance: float = 0.0)
     left_out = kinks & ~acquitted & excused & ~wrong
     undecided = ~wrong & ~left_out & ~acquitted & ~(resolved & ~kinks)
 
+    if not (wrong & resolved).any():  # of a coarse loss, what convicts has to do to explain
+        resolved = resolved | (doubt <= largest(doubt[wrong & np.isfinite(doubt)]))
     shown = overall if scale <= COMPLEX * overall else scale
     seen = ~left_out
     return Judged(
@@ -241,7 +243,7 @@ def locate(
         if exact is not None:
             slope, doubt = complex_step(exact.line(name, v)), 0.0
         else:
-            found = richardson(real.line(name, v), here, real.size(name, v), 0.0, real.eps)
+            found = richardson(real.line(name, v), here, real.size(name, v), 0.0, real.noise)
             slope, doubt = found.value, DOUBT * found.error
         return bool(abs(slope - v @ flat) > RICHARDSON * np.linalg.norm(flat * v) + doubt)
 

@@ -173,7 +173,7 @@ def code_as_a_whole(scene: Scene) -> Diagnosis | None:
     if any(scene.right([name]) for name in (*code.mu.names, *code.logvar.names)):
         return None
     text = (
-        "the decoder is right, mu and log sigma are wrong: what flows back to the code is, by the derivative of an "
+        "mu and log sigma are wrong: what flows back to the code is, by the derivative of an "
         "activation left out on the way or by W where W^T belongs, or a path to it is missing"
     )
     return Diagnosis("activation", text)
@@ -271,7 +271,7 @@ def diagnose(
     for name in names[: names.index(cause.names[0])]:
         if name in wrong and wrong[name].kind == "unknown":
             wrong[name] = replace(wrong[name], kind="downstream", text=f"follows from {cause.W}, nearer to the loss")
-    changes = next((finding for finding in findings if finding.kind in ("mutation", "constant")), None)
+    changes = next((finding for finding in findings if finding.kind in ("mutation", "overlap", "constant")), None)
     if changes is not None:  # backward then runs through other parameters than the loss did: no wonder that it is wrong
         return wrong, Diagnosis(changes.kind, changes.text)
     return wrong, _together(replace(scene, wrong=wrong), anew)

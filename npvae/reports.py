@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
 OK, WRONG, UNDECIDED = "ok", "WRONG", "undecided"  # verdicts
 COMPLEX_STEP, RICHARDSONS, BOTH = "complex step", "Richardson", "both"  # what a verdict rests on
+ERRORS = ("error: complex", "central", "Richardson")  # the table's columns, by oracle
 
 
 @dataclass(frozen=True)
@@ -86,7 +87,7 @@ class TensorCheck:
 
 @dataclass(frozen=True)
 class Report:
-    """What a check found; printed, it is a table.
+    """What a check found; printed, it is a table, with the error of each tensor against each of the three oracles.
 
     tensors: what was found of each. findings: what is not about one tensor. diagnosis: all of it in a sentence.
     tolerance: of the complex step. errors: by name, (analytic - expected) / max|expected|, NaN where not checked.
@@ -110,14 +111,14 @@ class Report:
 
     def __str__(self) -> str:
         rows: list[tuple[str, ...]] = [
-            ("tensor", "shape", "checked", "worst error", "where", "oracle", "verdict", "in words")
+            ("tensor", "shape", "checked", *ERRORS, "where", "oracle", "verdict", "in words")
         ]
         rows += [_row(check) for check in self.tensors]
-        widths = [max(len(row[column]) for row in rows) for column in range(7)]
+        widths = [max(len(row[column]) for row in rows) for column in range(9)]
         lines = [
             "  ".join(
-                [f"{row[0]:<{widths[0]}}", *(f"{row[i]:>{widths[i]}}" for i in range(1, 5))]
-                + [f"{row[i]:<{widths[i]}}" for i in (5, 6)] + [row[7]]
+                [f"{row[0]:<{widths[0]}}", *(f"{row[i]:>{widths[i]}}" for i in range(1, 7))]
+                + [f"{row[i]:<{widths[i]}}" for i in (7, 8)] + [row[9]]
             ).rstrip()
             for row in rows
         ]  # fmt: skip
@@ -170,7 +171,7 @@ def _row(check: TensorCheck) -> tuple[str, ...]:
         check.name,
         "x".join(map(str, check.shape)) or "scalar",
         f"{check.entries}" + (f"+{check.directions}" if check.directions else ""),
-        f"{check.error:.1e}",
+        *("-" if e is None else f"{e:.1e}" for e in (check.complex_error, check.central_error, check.richardson_error)),
         "" if check.worst is None else "[" + ",".join(map(str, check.worst)) + "]",
         check.oracle,
         check.verdict,

@@ -777,6 +777,38 @@ def test_gradcheck_in_json_with_a_heat_map(npvae, theirs):
     assert (theirs / "b.png").read_bytes().startswith(PNG)
 
 
+TALKS = """
+import math
+import numpy as np
+print("imported")
+
+class Check:
+    def __init__(self):
+        print("made")
+    def params(self):
+        print("asked")
+        return {"w": np.array([0.001, 0.5])}
+    def loss(self, params):
+        print("called")
+        return sum(math.log(w) for w in params["w"])  # raises a step away from 0.001
+    def gradients(self, params):
+        print("called too")
+        return {"w": 1 / params["w"]}
+"""
+
+
+@pytest.mark.parametrize("json_", [["--json"], []])
+def test_gradcheck_keeps_apart_what_their_code_prints(npvae, theirs, json_):
+    (theirs / "talks.py").write_text(TALKS)
+    code, out, err = npvae("gradcheck", "talks.py:Check", *json_)
+    assert code == 0
+    assert set(err.splitlines()) == {"imported", "made", "asked", "called", "called too"}
+    if json_:
+        assert json.loads(out)["ok"]
+    else:
+        assert out.startswith("tensor ") and "called" not in out
+
+
 def test_gradcheck_refuses_in_a_line(npvae, theirs):
     refused(npvae("gradcheck", "theirs.py:Nobody"), "it has X, Right, Wrong")
     refused(npvae("gradcheck", "nowhere.py:Right"), "there is no file")

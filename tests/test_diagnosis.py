@@ -49,7 +49,19 @@ MADE_UP = {
         "sign and 1/B": (-E / 16, {}, "minus 1/16 of what it should be (minus 1/B)"),
         "beta forgotten": (E / 0.7, {}, "10/7 times what it should be (1/beta)"),
         "no name": (E * 0.7310585786, {}, "0.731058579 times"),
-        "nearly right": (E * (1 + 1e-7), {}, "1.0000001 times"),
+        "nearly right": (E * (1 + 1e-7), {}, "1 + 1e-07 times what it should be"),
+        "hardly more": (E * (1 + 1e-8), {}, "1 + 1e-08 times what it should be"),
+        "hardly less": (E * (1 - 1e-8), {}, "1 - 1e-08 times what it should be"),
+        "as well as it is known": (
+            1.5 * E + 0.001 * drawn(6, 6, seed=3),
+            {"doubt": np.full((6, 6), 0.003)},
+            "3/2 times",
+        ),
+        "without a name, as well as it is known": (
+            0.7310585786 * E + 0.001 * drawn(6, 6, seed=3),
+            {"doubt": np.full((6, 6), 0.005)},
+            "0.731 times",
+        ),
         "one number": (np.array([3.0]), {"expected": np.array([1.5])}, "2 times"),
         "half known": (E * 2, {"expected": np.where(E > 0, E, np.nan)}, "2 times"),
     },
@@ -108,6 +120,9 @@ MADE_UP = {
         "float32": (E.astype(np.float32).astype(float), {}, "right to 8 digits"),
         "five digits": (E + 1e-5 * drawn(6, 6, seed=9), {}, "right to 5 digits"),
     },
+    "coarse": {
+        "nearly right": (E + 0.05 * drawn(6, 6, seed=9), {"coarse": True}, "too few digits to say"),
+    },
 }  # fmt: skip
 SPECIMENS = [(name, what) for name, made in MADE_UP.items() for what in made]
 
@@ -134,7 +149,7 @@ def test_no_hypothesis_fires_on_what_another_one_explains(hypothesis):
     own = {(n, w) for n, w in SPECIMENS if n == hypothesis.__name__}
     allowed = set()
     if hypothesis is diagnosis.fewer_digits:  # what is off by little is that too, whatever else explains it
-        allowed |= {("factor", "nearly right")}
+        allowed |= {("factor", what) for what in ("nearly right", "hardly more", "hardly less")}
     if hypothesis is diagnosis.permuted:  # so are the values of a transpose
         allowed |= {("transposed", "square")}
     if hypothesis is diagnosis.one_part:  # and a permutation may leave more than half of the rows where they were
@@ -182,6 +197,26 @@ def test_names_of_factors():
     assert name_factor(0.7, SCALES) == "7/10 of what it should be (beta)"
     assert name_factor(np.pi, SCALES) is None
     assert name_factor(4.0, {"n": 4, "m": 4}).endswith("(n or m)")
+
+
+def test_what_an_oracle_leaves_open_explains_itself():
+    """Beyond its doubt, entry by entry: of what is within it nothing is said."""
+    doubt = np.where(np.arange(36).reshape(6, 6) < 6, 1.0, 0.0)
+    e = Evidence("W", 2 * E + doubt / 2, E, doubt=doubt)
+    assert explain(e).text == "2 times what it should be"
+    assert explain(Evidence("W", 2 * E + doubt / 2, E)).kind != "factor"
+    alone = Evidence("W", changed((4, 1), 9.0) + doubt / 2, E, doubt=doubt)
+    assert np.argwhere(alone.off).tolist() == [[4, 1]]
+    assert explain(alone).text == "wrong in one entry alone, [4, 1]"
+    assert e.misses(E + doubt) == 0 and e.misses(E + 2 * doubt) > 0.1
+
+
+def test_a_simple_fraction_near_a_factor_that_is_hardly_known_is_no_name():
+    assert name_factor(1.5 + 1e-5, {}, near=1e-3) == "3/2 times what it should be"
+    assert name_factor(0.667, {}, near=1e-3) == "2/3 of what it should be"
+    assert name_factor(37.01, {}, near=1e-3) is None
+    assert name_factor(15.99, SCALES, near=1e-3).endswith("times what it should be (B)")
+    assert name_factor(1.2223, {}, near=1e-3) is None
 
 
 def test_misfit():

@@ -5,7 +5,19 @@ import math
 import numpy as np
 import pytest
 
-from npvae.oracles import EPS, Slope, central_difference, complex_step, is_kink, richardson
+from npvae.errors import InputError
+from npvae.oracles import (
+    EPS,
+    JITTER,
+    POINTS,
+    Slope,
+    central_difference,
+    complex_step,
+    is_kink,
+    noise_level,
+    richardson,
+    value,
+)
 
 SMOOTH = {  # phi, phi'(0)
     "exp": (np.exp, 1.0),
@@ -107,7 +119,7 @@ def test_single_precision_is_allowed_for():
     def phi(t):
         return float(np.float32(math.exp(t)))
 
-    found = richardson(phi, 1.0, 1.0, 1e-10, eps=float(np.finfo(np.float32).eps))
+    found = richardson(phi, 1.0, 1.0, 1e-10, noise=float(np.finfo(np.float32).eps))
     assert abs(found.value - 1) <= 10 * found.error
     assert 1e-6 < found.error < 1e-2
 
@@ -116,6 +128,43 @@ def test_single_precision_is_allowed_for():
 def test_what_is_not_finite(value):
     found = richardson(lambda t: value if t > 0 else 0.0, 0.0, 1.0, 1e-9)
     assert math.isnan(found.value) and math.isnan(found.error) and not found.kink
+
+
+def test_a_step_to_where_nothing_is_defined_is_followed_by_shorter_ones():
+    found = richardson(lambda t: np.log(0.001 + t) if t > -0.001 else math.nan, math.log(0.001), 1.0, 1e-7)
+    assert abs(found.value - 1000) <= 10 * found.error
+    assert found.error <= 1e-4
+    assert math.isnan(richardson(lambda t: 1.0, math.nan, 1.0, 1e-9).value)
+
+
+def test_what_cannot_be_computed_is_not_a_number():
+    def phi(t):
+        if t > 2:
+            raise InputError("no number")
+        if t > 1:
+            try:
+                return math.log(-1)
+            except ValueError as error:
+                raise InputError("theirs raised ValueError") from error
+        return 1 / t if t >= 0 else math.exp(-1e3 * t)
+
+    assert value(phi, 0.5) == 2
+    assert all(math.isnan(value(phi, t)) for t in (-1.0, 0.0, 1.5))
+    with pytest.raises(InputError, match="no number"):
+        value(phi, 3.0)
+    assert math.isnan(central_difference(phi, 1.5e5))  # h = 0.9: exp(900) overflows
+
+
+@pytest.mark.parametrize("sigma", [1e-12, 1e-7, 1.0])
+def test_noise_is_measured(sigma):
+    """Of 200 estimates from nine values each, the middle one is right to a fifth; what is smooth does not count."""
+    rng = np.random.default_rng(0)
+    line = np.exp(np.arange(POINTS) * JITTER)
+    estimates = [noise_level(line + sigma * rng.standard_normal(POINTS)) for _ in range(200)]
+    # Five correlated differences: an estimate's own standard error is below 40 %, the median's 1.25 * 40 % / sqrt(200).
+    assert abs(np.median(estimates) / sigma - 1) <= 0.2
+    assert noise_level(line) <= 4 * EPS
+    assert noise_level([0.0, math.nan] * 4) == noise_level([0.0, math.inf] * 4) == 0
 
 
 def test_is_kink():

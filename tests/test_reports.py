@@ -22,13 +22,23 @@ def report(wrong=True, loss=lambda p: (p["W"] ** 2).sum() + (p["b"] ** 3).sum() 
 def test_the_table():
     lines = str(report()).splitlines()
     assert lines[0].split("  ")[0] == "tensor"
-    for title in ("shape", "checked", "worst error", "where", "oracle", "verdict", "in words"):
+    for title in (
+        "shape",
+        "checked",
+        "error: complex",
+        "central",
+        "Richardson",
+        "where",
+        "oracle",
+        "verdict",
+        "in words",
+    ):
         assert title in lines[0]
     assert lines[1].split() == [
         "W",
         "2x3",
         "6",
-        "5.0e-01",
+        *["5.0e-01"] * 3,
         "[1,2]",
         "both",
         "WRONG",
@@ -40,6 +50,10 @@ def test_the_table():
     assert lines[4:] == ["NOT OK: W: 1/2 of what it should be"]
     assert len({line.index("  W") if "WRONG" in line else 0 for line in lines}) <= 2
     assert str(report(wrong=False)).splitlines()[-1] == "ok: every gradient is right"
+    found = report(wrong=False, loss=lambda p: float((p["W"] ** 2).sum() + (p["b"] ** 3).sum() + p["c"] ** 2))
+    for check, line in zip(found.tensors, str(found).splitlines()[1:], strict=False):
+        errors = ["-", f"{check.central_error:.1e}", f"{check.richardson_error:.1e}"]
+        assert line.split()[3:6] == errors and len(set(errors)) == 3
 
 
 def test_findings_stand_below_the_table():

@@ -80,6 +80,10 @@ def test_two_thirds_are_called_by_name(survey):
     assert "no" not in said, survey
 
 
+def test_nothing_is_said_twice(survey):
+    assert all(line.count("decoder is right") <= 1 for line in str(survey).splitlines()), survey
+
+
 def test_the_zoo_is_a_zoo():
     assert len(BUGS) == len(WRONG_GRADIENTS) + len(WRONG_LOSSES) >= 30, "two bugs have one name"
     assert {bug.killer for bug in BUGS.values()} | {"evidence"} == set(KILLERS)  # which kills eight that others do too
