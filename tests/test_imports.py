@@ -27,7 +27,7 @@ PARTS = (  # a module may import those on lines above its own
     "runs warmup selfcheck adapters",
     "evaluation zoo",
     "training",
-    "mosaics",
+    "mosaics filters mmd",
     "plots arguments",
     "lessons",
     "cli",
@@ -47,7 +47,7 @@ INSIDE = {  # of a package, the same
     ),
     "datasets": ("arrays streams", "download idx npy png", "known", "sources embed", "__init__"),
     "lessons": (
-        "outcome",
+        "outcome digits",
         # The lessons: none knows another.
         "autoencoder pca not_pca deep denoise cannot_generate pixel_gaussian marginal divergence elbo loss collapse "
         "reparameterization generate",
