@@ -98,7 +98,8 @@ def _separable(images: Array, shape: tuple[int, int], matrix: Callable[[int], Ar
     """A X Bᵀ of each image, A = matrix(h), B = matrix(w)."""
     x = _grid(images, shape)
     a, b = (matrix(length).astype(x.dtype) for length in shape)
-    return (a @ x @ b.T).reshape(len(x), -1)
+    filtered: Array = a @ x @ b.T
+    return filtered.reshape(len(x), -1)
 
 
 def _weighing(columns: Array, weights: Array, length: int) -> Array:

@@ -46,7 +46,7 @@ def median_distance(x: Array, y: Array) -> float:
     parts = [part[:: math.ceil(len(part) / _ENOUGH)] for part in _samples(x, y)]
     pooled = np.concatenate(parts)
     distances = np.concatenate([block for _, block in _squared_distances(pooled, pooled)])
-    median = math.sqrt(np.median(distances[np.triu_indices(len(pooled), 1)]))
+    median = float(np.median(np.sqrt(distances[np.triu_indices(len(pooled), 1)])))
     if median == 0:
         raise InputError("half of all members or more are the same: give a bandwidth, their median distance is 0")
     return median

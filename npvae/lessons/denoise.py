@@ -44,6 +44,7 @@ best on training images. Full, digits are 28 x 28 and super-resolution goes from
 """
 
 from collections.abc import Callable
+from functools import partial
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
@@ -128,11 +129,11 @@ def train_denoiser(images: Array, damage: Damage, size: Size) -> Workspace:
 
 def best_filter(seen: Array, clean: Array, shape: tuple[int, int]) -> tuple[str, Callable[[Array], Array]]:
     """Of medians and Gaussians of many widths the one that brings these images nearest to the clean ones."""
-    filters: dict[str, Callable[[Array], Array]] = {
-        f"median, {width} × {width}": lambda x, width=width: median_filter(x, shape, width) for width in (3, 5)
-    }
+    filters: dict[str, Callable[[Array], Array]] = {}
+    for width in (3, 5):
+        filters[f"median, {width} × {width}"] = partial(median_filter, shape=shape, width=width)
     for sigma in np.arange(3, 16) / 10:
-        filters[f"Gaussian, σ = {sigma}"] = lambda x, sigma=sigma: gaussian_filter(x, shape, sigma)
+        filters[f"Gaussian, σ = {sigma}"] = partial(gaussian_filter, shape=shape, sigma=sigma)
     name = max(filters, key=lambda name: _quality(filters[name](seen), clean).mean())
     return name, filters[name]
 

@@ -42,9 +42,9 @@ $$
 the decoded image must be nearer to some real digit than the blend of the two decoded ends is.
 
 A traversal moves one latent from $-3$ to $3$ and leaves the others. How far the image goes should depend on how much
-the latent says, its mean KL in nats. The correlation of the two over the latents is held to one half: by chance it would
-be 0, with an error of $1/\sqrt{n - 1}$ for $n$ latents. For the map a VAE with two latents is decoded at the quantiles
-of the prior, so that every tile stands for the same probability.
+the latent says, its mean KL in nats. The correlation of the two over the latents is held to one half: by chance it
+would be 0, with an error of $1/\sqrt{n - 1}$ for $n$ latents. For the map a VAE with two latents is decoded at the
+quantiles of the prior, so that every tile stands for the same probability.
 """
 
 from statistics import NormalDist

@@ -97,7 +97,7 @@ def lesson(quick: bool) -> Findings:
     alt = (
         "Six blocks: the four images; what the Gaussian fitted to them draws, the four shining through one another; "
         "held-out digits; what the Gaussian fitted to all training digits draws, grey clouds with traces of strokes; "
-        "samples of a VAE, strokes that join, most of them digits; and a row of the three in black and white, as compared."
+        "samples of a VAE, strokes that join, most of them digits; and a row of these three in black and white."
     )
     compared = np.stack([drawn(rng, x[:8]) for x in (test, ghosts, samples)])
     blocks = {
@@ -130,7 +130,8 @@ def distance_to_blends(x: Array, images: Array) -> Array:
     basis, _ = np.linalg.qr((pixels[1:] - pixels[0]).T)  # the directions between them
     offset = x - pixels.mean(axis=0)
     rest = offset - offset @ basis @ basis.T
-    return np.linalg.norm(rest, axis=1) / np.linalg.norm(offset, axis=1)
+    share: Array = np.linalg.norm(rest, axis=1) / np.linalg.norm(offset, axis=1)
+    return share
 
 
 def _judged(ghosts: Array, samples: Array, images: Array, test: Array) -> list[Number]:
