@@ -27,7 +27,7 @@ PARTS = (  # a module may import those on lines above its own
     "runs warmup selfcheck adapters quadrature normal",
     "evaluation zoo",
     "training",
-    "mosaics",
+    "mosaics filters mmd",
     "plots arguments",
     "lessons",
     "cli",

@@ -33,9 +33,8 @@ class Number(NamedTuple):
         """Whether the value is within its bounds, None where it has none; NaN is within none."""
         if self.at_most is None and self.at_least is None:
             return None
-        return (self.at_most is None or self.value <= self.at_most) and (
-            self.at_least is None or self.value >= self.at_least
-        )
+        least, most = self.at_least, self.at_most
+        return bool((most is None or self.value <= most) and (least is None or self.value >= least))
 
     @property
     def measured(self) -> str:

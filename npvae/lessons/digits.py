@@ -1,0 +1,36 @@
+"""What the lessons on generating share: the digits, whole or small; black-and-white drawings; images side by side."""
+
+import numpy as np
+
+from npvae import datasets, noise
+from npvae.datasets import Dataset
+from npvae.filters import downsample
+from npvae.flat import Array
+
+
+def digits(quick: bool) -> Dataset:
+    """The 10,000 + 2,000 digits of 28 x 28 pixels in the package; quick, 4,000 + 2,000 of them at 14 x 14."""
+    data = datasets.load("mnist-small", rows=4_000 if quick else None)
+    if not quick:
+        return data
+    train, test = (downsample(split.images, (28, 28), 2).reshape(-1, 14, 14) for split in (data.train, data.test))
+    return datasets.from_arrays(train, test, train_labels=data.train.labels, test_labels=data.test.labels)
+
+
+def drawn(rng: np.random.Generator, images: Array) -> Array:
+    """Black-and-white images (n, D): each pixel white with its grey, cut to [0, 1], as the probability.
+
+    This is what a Bernoulli VAE models and is trained on. Samples of all kinds and real digits are compared so: by
+    one rule, which gives back to a VAE's mean images the variance of the pixels that averaging took from them.
+    """
+    return noise.binarize(rng, np.clip(images, 0, 1))
+
+
+def tiled(images: Array, shape: tuple[int, ...]) -> Array:
+    """Images (rows, columns, D) side by side with white seams, as one picture (height, width) of greys in [0, 1]."""
+    h, w = shape
+    seam = h // 14
+    tiles = np.clip(images, 0, 1).reshape(*images.shape[:2], h, w)
+    tiles = np.pad(tiles, ((0, 0), (0, 0), (0, seam), (0, seam)), constant_values=1)
+    rows, columns = images.shape[:2]
+    return tiles.transpose(0, 2, 1, 3).reshape(rows * (h + seam), columns * (w + seam))[:-seam, :-seam]

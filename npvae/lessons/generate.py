@@ -1,0 +1,207 @@
+r"""Generating an image without the image itself.
+
+A trained VAE needs no X to make one: draw Z ~ N(0, 1), decode it. By MMD² its samples are at most twice as far from
+held-out digits as other real digits are; they are no copies of training images, and every digit occurs. Between the
+codes of two digits there are digits, not blends; a latent that says more changes more; two latents make a map.
+
+Training maximised $\mathbb{E}_{Q} \log P(X \mid Z) - KL(Q(Z \mid X) \| P(Z))$. The decoder knows how to draw $X$ from
+codes $Z \sim Q(Z \mid X)$. It is asked to draw from $Z \sim P(Z)$, and that works as far as the two cover the same
+ground. Averaged over the data, the KL splits into what the code says about the image and the distance of all codes
+together, $q(Z)$, from the prior (Hoffman & Johnson 2016, "ELBO surgery"):
+
+$$
+\mathbb{E}_{p(X)} KL(Q(Z \mid X) \| P(Z)) = I(X; Z) + KL(q(Z) \| P(Z)), \quad
+q(Z) = \mathbb{E}_{p(X)} Q(Z \mid X)
+$$
+
+The last term is in the loss: where the prior has mass, training puts codes of images. So the encoder can be left away:
+
+$$
+Z \sim N(0, 1), \quad X \sim P(X \mid Z)
+$$
+
+Is that any good? Four questions, each with a number that could have come out wrong.
+
+*Are they digits?* The maximum mean discrepancy (Gretton et al. 2012; in black and white, Gaussian kernel of median
+width) of samples to held-out digits, over that of as many training digits. It would be 1 if the samples were as good as
+real digits; held to 2. *Are they copies?* A model that had stored its training images would draw images nearer to them
+than held-out digits are (Meehan et al. 2020, "A non-parametric test to detect data-copying in generative models"). So
+the share of pairs (sample, held-out digit) in which the sample is the farther from its nearest training digit must not
+be below one half, by more than four standard errors of the rank statistic, $\sqrt{(1/n + 1/m)/12}$. *Are all digits
+there?* Every sample is given the label of the nearest training digit; the rarest must be a fifth as frequent as its
+fair share of a tenth. *Is there a digit between two digits?* Halfway between two codes, on the arc that keeps their
+length (White 2016, "Sampling generative networks"),
+
+$$
+\begin{aligned}
+Z_t &= \frac{\sin((1 - t) \omega) Z_0 + \sin(t \omega) Z_1}{\sin \omega} \\
+\cos \omega &= \frac{Z_0 \cdot Z_1}{\left\| Z_0 \right\| \left\| Z_1 \right\|}
+\end{aligned}
+$$
+
+the decoded image must be nearer to some real digit than the blend of the two decoded ends is.
+
+A traversal moves one latent from $-3$ to $3$ and leaves the others. How far the image goes should depend on how much
+the latent says, its mean KL in nats. The correlation of the two over the latents is held to one half: by chance it
+would be 0, with an error of $1/\sqrt{n - 1}$ for $n$ latents. For the map a VAE with two latents is decoded at the
+quantiles of the prior, so that every tile stands for the same probability.
+"""
+
+from statistics import NormalDist
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+
+from npvae.datasets import Dataset
+from npvae.flat import Array
+from npvae.lessons.digits import digits, drawn, tiled
+from npvae.lessons.outcome import Findings, Number
+from npvae.mmd import median_distance, mmd2, nearest
+from npvae.mosaics import REACH, new_figure
+from npvae.runs import Run
+from npvae.training import train
+from npvae.vae import VAE
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+SIDE = 10  # rows and columns of each mosaic
+
+
+class Size(NamedTuple):
+    """Of a VAE and its training; the map's has two latents and another layer."""
+
+    hidden: int
+    latent: int
+    epochs: int
+    lr: float
+
+
+QUICK, FULL = Size(128, 10, 15, 3e-3), Size(400, 20, 30, 1e-3)
+
+
+def lesson(quick: bool) -> Findings:
+    """Samples of a VAE against held-out digits; its interpolations and traversals; the map of one with two latents."""
+    size, data = QUICK if quick else FULL, digits(quick)
+    pixels = data.train.images.shape[1]
+    models = VAE(pixels, (size.hidden,), size.latent), VAE(pixels, (size.hidden, size.hidden // 2), 2)
+    vae, plane = (train(model, data, epochs=size.epochs, lr=size.lr, watched=False) for model in models)
+    samples = vae.sample(len(data.test.images))
+    codes, labels = vae.encode(data.test.images), _labels(data.test.labels)
+    apart = labels[::2] != labels[1::2]
+    ends = codes[::2][apart], codes[1::2][apart]
+    rates = vae.rates(data.test.images)
+    map_ = plane.decode(quantiles(2 * SIDE).reshape(-1, 2))
+    kinds = np.bincount(_read(samples, data), minlength=10)
+    moved = np.array([
+        np.linalg.norm(np.diff(vae.decode(traverse(code, latent, 2)), axis=0))
+        for latent in range(size.latent) for code in codes[:50]
+    ]).reshape(size.latent, 50).mean(axis=1)  # fmt: skip
+    numbers = (
+        *_digits_or_not(samples, data),
+        *_copies(samples, data),
+        Number("rarest digit's share of the samples", float(kinds.min() / len(samples)), at_least=0.02),
+        _between(vae, ends, data),
+        Number("latents: correlation of KL and movement", float(np.corrcoef(rates, moved)[0, 1]), at_least=0.5),
+        Number("different digits on the map", len(np.unique(_read(map_, data))), at_least=8),
+    )
+    shares = np.linspace(0, 1, SIDE)
+    paths = np.stack([arc(ends[0][:SIDE], ends[1][:SIDE], share) for share in shares], axis=1)
+    order = np.argsort(-rates)[:SIDE]
+    moves = np.stack([traverse(codes[0], latent, SIDE) for latent in order])
+    blocks = {
+        "samples: Z ~ N(0, 1)": samples[: SIDE**2].reshape(SIDE, SIDE, -1),
+        "interpolation: from left to right": _decoded(vae, paths),
+        f"traversal: a latent in each row, −{REACH:g} to {REACH:g}": _decoded(vae, moves),
+        "map: two latents at quantiles of N(0, 1)": map_.reshape(2 * SIDE, 2 * SIDE, -1)[::-1],
+    }
+    alt = (
+        "Four mosaics. Samples of the VAE, a hundred different digits, some of them smudged; ten rows that turn one "
+        "digit into another through shapes that are digits too; ten rows in which one latent of the same seven moves "
+        "and changes slant, width or kind; and a map of two latents, on which the digits lie in regions that pass "
+        "into each other."
+    )
+    return Findings(numbers, _draw(blocks, data.shape), alt)
+
+
+def arc(a: Array, b: Array, share: float) -> Array:
+    """A share of the way from codes a (n, Z) to codes b (n, Z), in the plane of both and along the sphere."""
+    lengths = np.linalg.norm(a, axis=1, keepdims=True) * np.linalg.norm(b, axis=1, keepdims=True)
+    angle = np.arccos((a * b).sum(axis=1, keepdims=True) / lengths)
+    between: Array = (np.sin((1 - share) * angle) * a + np.sin(share * angle) * b) / np.sin(angle)
+    return between
+
+
+def traverse(code: Array, latent: int, steps: int) -> Array:
+    """The code (Z,) again and again, (steps, Z), one latent going from -REACH to REACH."""
+    path = np.tile(code, (steps, 1))
+    path[:, latent] = np.linspace(-REACH, REACH, steps)
+    return path
+
+
+def quantiles(side: int) -> Array:
+    """Codes (side, side, 2) that each stand for the same mass of N(0, 1) in two dimensions."""
+    q = [NormalDist().inv_cdf((i + 0.5) / side) for i in range(side)]
+    return np.stack(np.meshgrid(q, q), axis=2)
+
+
+def _digits_or_not(samples: Array, data: Dataset) -> list[Number]:
+    """MMD² to held-out digits, of the samples and of real digits."""
+    rng = np.random.default_rng(0)
+    held, real, black = (drawn(rng, x) for x in (data.test.images, data.train.images[-len(samples) :], samples))
+    width = median_distance(real, held)
+    floor, ours = mmd2(real, held, width), mmd2(black, held, width)
+    return [
+        Number("MMD² of as many training digits", floor),
+        Number("MMD² of the samples", ours),
+        Number("the one over the other", ours / floor, at_most=2.0),
+    ]
+
+
+def _copies(samples: Array, data: Dataset) -> list[Number]:
+    """Whether samples are nearer to the training digits than held-out digits are."""
+    theirs, _ = nearest(data.test.images, data.train.images)
+    ours, _ = nearest(samples, data.train.images)
+    farther = np.searchsorted(np.sort(theirs), ours).mean() / len(theirs)  # of all pairs: Mann & Whitney's U
+    error = np.sqrt((1 / len(ours) + 1 / len(theirs)) / 12)
+    return [
+        Number("share of pairs with the sample farther from training", float(farther), at_least=0.5 - 4 * float(error)),
+        Number("least distance of a held-out digit to training", float(theirs.min())),
+        Number("least distance of a sample to training", float(ours.min())),
+    ]
+
+
+def _between(vae: Run, ends: tuple[Array, Array], data: Dataset) -> Number:
+    """How much nearer to a training digit the decoded middle is than the blend of the decoded ends."""
+    middle, blend = vae.decode(arc(*ends, 0.5)), (vae.decode(ends[0]) + vae.decode(ends[1])) / 2
+    gain = nearest(blend, data.train.images)[0] - nearest(middle, data.train.images)[0]
+    error = float(gain.std(ddof=1) / np.sqrt(len(gain)))
+    return Number("halfway: nearer to a digit than a blend is", float(gain.mean()), at_least=4 * error)
+
+
+def _read(images: Array, data: Dataset) -> Array:
+    """Which digit each is: the label of the nearest training digit."""
+    return _labels(data.train.labels)[nearest(images, data.train.images)[1]]
+
+
+def _labels(labels: Array | None) -> Array:
+    assert labels is not None, "the digits have labels"
+    return labels
+
+
+def _decoded(vae: Run, codes: Array) -> Array:
+    """(rows, columns, Z) -> (rows, columns, D)."""
+    return vae.decode(codes.reshape(-1, codes.shape[-1])).reshape(*codes.shape[:2], -1)
+
+
+def _draw(blocks: dict[str, Array], shape: tuple[int, ...]) -> "Figure":
+    """Mosaics of images (rows, columns, D) by their title."""
+    figure = new_figure(10, 10.4)
+    for axes, (name, images) in zip(figure.subplots(2, 2).flat, blocks.items(), strict=True):
+        axes.imshow(tiled(images, shape), cmap="gray", vmin=0, vmax=1)
+        axes.set_title(name)
+        axes.set_axis_off()
+    return figure
+
+
+SHOWN = (arc, traverse, quantiles)
