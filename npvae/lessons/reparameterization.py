@@ -1,8 +1,8 @@
 r"""The noise stands apart: Z = μ + εσ.
 
-Discussion 3 of the lecture: with ε ~ N(0, 1), Z = μ + εσ is distributed as N(μ, σ²), and as a function of μ and σ it can
-be differentiated. The derivative along this path has the mean of the one that the density gives, at a small part of its
-variance; and it belongs to the ε that forward used: with another one, σ learns nothing.
+Discussion 3 of the lecture: with ε ~ N(0, 1), Z = μ + εσ is distributed as N(μ, σ²), and as a function of μ and σ it
+can be differentiated. The derivative along this path has the mean of the one that the density gives, at a small part of
+its variance; and it belongs to the ε that forward used: with another one, σ learns nothing.
 
 Z is an affine function of a Gaussian, hence Gaussian, with mean $\mu + \sigma \operatorname{E}[\epsilon] = \mu$ and
 variance $\sigma^2 \operatorname{Var}[\epsilon] = \sigma^2$ (Kingma & Welling 2014, section 2.4 and eq. 10). That is
@@ -15,7 +15,8 @@ Training needs the derivative of an expectation by the distribution that it is t
 $f(z) = \log p(x \mid z)$. There are two ways. The density can be differentiated, $\partial q = q \, \partial \log q$:
 
 $$
-\frac{\partial}{\partial \mu} \operatorname{E}_q[f(z)] = \operatorname{E}\left[(f(z) - c) \frac{\epsilon}{\sigma}\right],
+\frac{\partial}{\partial \mu} \operatorname{E}_q[f(z)]
+  = \operatorname{E}\left[(f(z) - c) \frac{\epsilon}{\sigma}\right],
 \qquad
 \frac{\partial}{\partial \log\sigma^2} \operatorname{E}_q[f(z)]
   = \operatorname{E}\left[(f(z) - c) \frac{\epsilon^2 - 1}{2}\right].
@@ -102,7 +103,8 @@ QUICK = Sizes(20_000, 3, 3_000, (1, 2, 4, 8), 200)
 
 def lesson(quick: bool) -> Findings:
     """The codes of a digit are tested; the estimators are held to the exact derivative and variance, on probabilistic
-    PCA of the digits; a VAE is trained twice, the second time with ε redrawn in backward."""
+    PCA of the digits; a VAE is trained twice, the second time with ε redrawn in backward.
+    """
     sizes = QUICK if quick else FULL
     data = datasets.load("mnist-small")
     train, test = data.train.images, data.test.images
@@ -292,9 +294,10 @@ class Parabola(NamedTuple):
     @classmethod
     def of(cls, ws: Workspace, image: Array) -> "Parabola":
         """That of a linear decoder with orthogonal rows, on an image (D,)."""
+        assert isinstance(ws.model, VAE) and isinstance(ws.model.p_x, Gaussian)
         ws.forward(image[None], eps=np.zeros((1, 1, ws.model.latent)))
         sigma = np.exp(halves(ws.acts.stats[0, 0])[1] / 2)
-        W, precision = ws.params.decoder[0].W, 1 / ws.model.likelihood.sigma**2
+        W, precision = ws.params.decoder[0].W, 1 / ws.model.p_x.sigma**2
         residual = image - ws.acts.y[0, 0]
         return cls(float(ws.acts.log_px[0, 0]), sigma * (W @ residual) * precision,
                    sigma**2 * (W**2).sum(axis=1) * precision, sigma)  # fmt: skip

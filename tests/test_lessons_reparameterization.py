@@ -1,0 +1,48 @@
+"""The lesson on reparameterisation with the library broken on purpose: its claim does not hold then."""
+
+import numpy as np
+import pytest
+
+from npvae import lessons
+from npvae.ops import default_backend, load_backend
+
+USED = {default_backend(), "reference"}  # a VAE is trained on the one, derivatives are exact on the other
+
+
+def failing():
+    """The names of the numbers of a quick run that are out of bounds."""
+    outcome = lessons.run("reparameterization", quick=True)
+    assert not outcome.holds
+    return " ".join(number.name for number in outcome.numbers if number.holds is False)
+
+
+def replace(monkeypatch, name, wrong):
+    for backend in USED:
+        ops = load_backend(backend)
+        monkeypatch.setattr(ops, name, wrong(getattr(ops, name)))
+
+
+def test_a_variance_for_a_deviation(monkeypatch):
+    """z = mu + sigma^2 eps is differentiable too, and not distributed as the divergence thinks."""
+
+    def squared(forward):
+        def wrong(stats, eps, out=None):
+            mu, logvar = np.split(np.asarray(stats), 2, axis=-1)
+            return forward(np.concatenate([mu, 2 * logvar], axis=-1), eps, out=out)
+
+        return wrong
+
+    replace(monkeypatch, "reparameterize_forward", squared)
+    assert "√n sup|Fₙ − F|" in failing()
+
+
+@pytest.mark.parametrize("factor", [0.5, 2.0])
+def test_a_factor_in_the_path_of_sigma(monkeypatch, factor):
+    def scaled(backward):
+        def wrong(dz, stats, eps, out=None):
+            return backward(dz, stats, (factor * eps).astype(eps.dtype), out=out)
+
+        return wrong
+
+    replace(monkeypatch, "reparameterize_backward", scaled)
+    assert "mean of pathwise" in failing()
