@@ -1,11 +1,12 @@
 """What wrong gradients say together: which layers they belong to, and which of them is the cause.
 
 Backward runs from the loss to the input, so a gradient that is wrong spoils those of the layers before it: the wrong
-array nearest to the loss is the cause, and what is right around it says what kind of cause. The arrays must come in
-the order of the forward pass; an array of two axes followed by one of its last length is a layer, W and its bias.
+array nearest to the loss is the cause, and what is right around it says what kind of cause. The layers must come in
+the order of the forward pass. An array of two axes is a W; its bias is what its name says ("W1" and "b1", "fc.weight"
+and "fc.bias"), else the array behind it, if that is as long as W has outputs.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
 
@@ -15,34 +16,68 @@ from npvae.diagnosis import FIT, Evidence, explain, misfit, one_term
 from npvae.flat import Array
 from npvae.reports import Diagnosis, Finding
 
+WEIGHTS, BIASES = ("weights", "weight", "kernel", "w"), ("biases", "bias", "b")
+
 
 @dataclass(frozen=True)
 class Layer:
-    """A W (in, out) and its b (out,), by name; no b, if it has none."""
+    """A W (in, out) and its b (out,), by name; no b, if it has none. turned: W lies in memory as (out, in)."""
 
     W: str
     b: str | None
-    shape: tuple[int, ...]
+    shape: tuple[int, ...]  # (in, out)
+    turned: bool = False
 
     @property
     def names(self) -> list[str]:
         """Its arrays."""
         return [self.W] if self.b is None else [self.W, self.b]
 
+    def upright(self, a: Array) -> Array:
+        """An array of W's shape as (in, out)."""
+        return a.T if self.turned else a
+
 
 def layers(arrays: Mapping[str, Array]) -> list[Layer]:
     """The layers among arrays in forward order.
 
+    W is (in, out) unless more of the biases fit W's first length alone than its last alone: then all are (out, in).
+
     >>> [(l.W, l.b) for l in layers({"W1": np.ones((3, 2)), "b1": np.ones((1, 2)), "W2": np.ones((2, 3))})]
     [('W1', 'b1'), ('W2', None)]
     """
-    found: list[Layer] = []
-    items = [*arrays.items(), ("", np.empty(0))]
-    for (name, a), (after, bias) in pairwise(items):
-        if a.ndim == 2 and not (found and found[-1].b == name):
-            own = bool(after) and bias.ndim in (1, 2) and bias.shape[-1:] == a.shape[1:] and bias.size == a.shape[1]
-            found.append(Layer(name, after if own else None, a.shape))
+    matrices = [name for name, a in arrays.items() if a.ndim == 2]
+    called = {W: bias_of(W, arrays) for W in matrices}
+    behind = dict(zip(arrays, [*arrays][1:], strict=False))
+    pairs: dict[str, str | None] = {}
+    for W in matrices:
+        if W not in (*called.values(), *pairs.values()):  # a bias may be a matrix of one row
+            b = called[W] or (behind.get(W) if behind.get(W) not in called.values() else None)
+            pairs[W] = b if b is not None and any(_fits(arrays[W], arrays[b], axis) for axis in (0, 1)) else None
+    votes = [[_fits(arrays[W], arrays[b], axis) for axis in (0, 1)] for W, b in pairs.items() if b is not None]
+    turned = votes.count([True, False]) > votes.count([False, True])
+    found = []
+    for W, b in pairs.items():
+        own = b is not None and _fits(arrays[W], arrays[b], 0 if turned else 1)
+        found.append(Layer(W, b if own else None, arrays[W].shape[:: -1 if turned else 1], turned))
     return found
+
+
+def bias_of(W: str, names: Iterable[str]) -> str | None:
+    """Which of the names is that of W's bias, if names tell.
+
+    >>> bias_of("Enc.W", ["Enc.W", "Enc.b"]), bias_of("fc1.weight", ["fc1.bias"]), bias_of("U", ["c"])
+    ('Enc.b', 'fc1.bias', None)
+    """
+    known, W = {name.lower(): name for name in names}, W.lower()
+    places = [(at, word) for word in WEIGHTS for at in range(len(W)) if W.startswith(word, at)]
+    others = (W[:at] + bias + W[at + len(word) :] for at, word in places for bias in BIASES)
+    return next((known[other] for other in others if other in known), None)
+
+
+def _fits(W: Array, b: Array, axis: int) -> bool:
+    """Whether b is a vector, or a row or a column of a matrix, as long as W along an axis."""
+    return b.ndim in (1, 2) and max(b.shape) == b.size == W.shape[axis]
 
 
 @dataclass(frozen=True)
@@ -101,7 +136,11 @@ class Scene:
             fed = self.layers[self.layers.index(code.logvar) + 1 :][:1]
         elif code is not None and fed == [code.mu] and code.mu != code.logvar:
             fed = [code.mu, code.logvar]
-        parts = [self.evidence[f.b].analytic.reshape(-1) @ self.params[f.W].T for f in fed if f.b and self.right([f.b])]
+        parts = [
+            self.evidence[f.b].analytic.reshape(-1) @ f.upright(self.params[f.W]).T
+            for f in fed
+            if f.b and self.right([f.b])
+        ]
         return sum(parts[1:], parts[0]) if fed and len(parts) == len(fed) else None
 
 
@@ -133,9 +172,11 @@ def noise(scene: Scene) -> Diagnosis | None:
     if code is None or not _is_code(scene) or not scene.right(code.decoder):
         return None
     if code.mu == code.logvar:
-        alone = all(_half_wrong(scene.evidence[name]) for name in code.mu.names)
+        W, *b = (scene.evidence[name].off for name in code.mu.names)
+        alone = all(map(_half_wrong, [code.mu.upright(W), *(off.reshape(-1) for off in b)]))
     else:
-        alone = scene.right(code.mu.names) or scene.right(code.logvar.names)
+        whole = all(name in scene.wrong and scene.wrong[name].kind == "unknown" for name in scene.cause.names)
+        alone = whole and (scene.right(code.mu.names) or scene.right(code.logvar.names))
     text = (
         "mu's part is right and log sigma's is not: backward's noise is not forward's (drawn anew, or another row's), "
         "or the path through sigma or the rate's derivative by it is wrong"
@@ -157,7 +198,7 @@ def unit_alone(scene: Scene) -> Diagnosis | None:
     if scene.cause.b is None or scene.cause.W not in scene.wrong or scene.cause.b not in scene.wrong:
         return None
     W, b = (scene.evidence[name] for name in scene.cause.names)
-    units: Array = np.any(W.off, axis=0)
+    units: Array = np.any(scene.cause.upright(W.off), axis=0)
     if not (W.known.all() and np.array_equal(units, b.off.reshape(-1)) and 2 * np.count_nonzero(units) < len(units)):
         return None
     which = ", ".join(map(str, np.flatnonzero(units)))
@@ -221,10 +262,10 @@ def flows_back_wrong(scene: Scene) -> Diagnosis | None:
     return Diagnosis("activation", text + (" or by W where W^T belongs" if square else ""))
 
 
-OF_LAYERS = (
-    exchanged, unit_alone, derivative_missing, term_of_the_rate, noise, code_as_a_whole, other_input, bias_alone,
-    rows_lost, flows_back_wrong,
-)  # fmt: skip
+# The first fit numbers, or account for a part that is right: they explain what is wrong in a part of an array too. The
+# others take arrays as wholes, and know less of one than "right but for row 2" does.
+OF_PARTS = (exchanged, unit_alone, derivative_missing, term_of_the_rate, noise)
+OF_WHOLES = (code_as_a_whole, other_input, bias_alone, rows_lost, flows_back_wrong)
 
 
 def _holds(scene: Scene, one: Layer, other: Layer) -> bool:
@@ -237,10 +278,10 @@ def _is_code(scene: Scene) -> bool:
     return scene.code is not None and scene.cause in (scene.code.mu, scene.code.logvar)
 
 
-def _half_wrong(e: Evidence) -> bool:
-    """Whether entries are wrong in the second half of the last axis alone."""
-    middle = e.analytic.shape[-1] // 2
-    return bool(e.off[..., middle:].any() and not e.off[..., :middle].any())
+def _half_wrong(off: Array) -> bool:
+    """Whether entries are off in the second half of the last axis alone."""
+    middle = off.shape[-1] // 2
+    return bool(off[..., middle:].any() and not off[..., :middle].any())
 
 
 # ── All together ─────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -255,22 +296,27 @@ def diagnose(
         fatal = next((finding for finding in findings if finding.fatal), None)
         right = Diagnosis("right", "every gradient is right")
         return wrong, right if fatal is None else Diagnosis(fatal.kind, fatal.text)
-    names, found = list(evidence), layers({name: e.analytic for name, e in evidence.items()})
+    found = layers({name: e.analytic for name, e in evidence.items()})
+    evidence = {name: evidence[name] for name in forward_order(evidence, found)}
+    names = list(evidence)
     last = max(wrong, key=names.index)
     cause = next((layer for layer in found if last in layer.names), Layer(last, None, ()))
     scene = Scene(evidence, params, wrong, found, code(found, names), cause)
 
-    unexplained = [name for name in cause.names if name in wrong and wrong[name].kind in ("unknown", "part", "entry")]
+    of_cause = [name for name in cause.names if name in wrong]
+    kinds = {wrong[name].kind for name in of_cause}
     anew = next((finding for finding in findings if finding.kind == "gradient-random"), None)
-    if len(unexplained) == sum(name in wrong for name in cause.names):
-        of_layer = next((d for hypothesis in OF_LAYERS if (d := hypothesis(scene)) is not None), None)
+    if kinds <= {"unknown", "part", "entry"}:
+        hypotheses = OF_PARTS + (OF_WHOLES if kinds == {"unknown"} else ())
+        of_layer = next((d for hypothesis in hypotheses if (d := hypothesis(scene)) is not None), None)
         if anew is not None:
             of_layer = Diagnosis("noise", "two calls at the same parameters differ: the noise is redrawn")
         if of_layer is not None:
-            wrong |= dict.fromkeys(unexplained, of_layer)
+            wrong |= dict.fromkeys(of_cause, of_layer)
     for name in names[: names.index(cause.names[0])]:
-        if name in wrong and wrong[name].kind == "unknown":
-            wrong[name] = replace(wrong[name], kind="downstream", text=f"follows from {cause.W}, nearer to the loss")
+        if name in wrong and wrong[name].kind == "unknown":  # not shown, only likely: the cause may be one of two
+            text = f"nothing of its own is known: it may follow from {cause.W}, nearer to the loss"
+            wrong[name] = replace(wrong[name], kind="downstream", text=text)
     changes = next((finding for finding in findings if finding.kind in ("mutation", "overlap", "constant")), None)
     if changes is not None:  # backward then runs through other parameters than the loss did: no wonder that it is wrong
         return wrong, Diagnosis(changes.kind, changes.text)
@@ -301,6 +347,13 @@ def _together(scene: Scene, anew: Finding | None) -> Diagnosis:
     else:
         blamed = ", ".join(alike[:6]) + (f" and {len(alike) - 6} more" if len(alike) > 6 else "") + ": "
     return replace(cause, text=place + blamed + cause.text)
+
+
+def forward_order(names: Iterable[str], found: Sequence[Layer]) -> list[str]:
+    """The names in their order, but for every bias, which comes right behind its W."""
+    behind = {layer.W: layer.names for layer in found}
+    biases = {layer.b for layer in found}
+    return [one for name in names if name not in biases for one in behind.get(name, [name])]
 
 
 def groups(where: Code | None, names: Sequence[str]) -> tuple[Sequence[str], Sequence[str]]:

@@ -258,22 +258,36 @@ def test_a_real_bug_is_found_and_named(bug, act):
     assert {check.name for check in report.tensors if not check.ok} == set(tensors.split())
 
 
-@pytest.mark.parametrize("bug", broken.BUGS)
-def test_a_bias_may_be_a_row(bug):
-    """As plain NumPy code often has them, (1, n)."""
+LAYOUTS = {  # of a dict of parameters: there, and back
+    "a bias is a row": (
+        lambda p: {name: v[None] if name[0] == "b" and v.ndim == 1 else v for name, v in p.items()},
+        lambda p: {name: v.reshape(-1) if name[0] == "b" else v for name, v in p.items()},
+    ),
+    "W is (out, in)": (lambda p: {name: v.T for name, v in p.items()},) * 2,
+    "biases come last": (
+        lambda p: dict(sorted(p.items(), key=lambda item: item[0][0] == "b")),
+        lambda p: {name: p[name] for name in broken.params()},
+    ),
+}
 
-    def flat(p):
-        return {name: v.reshape(-1) if name[0] == "b" else v for name, v in p.items()}
 
-    def rows(p):
-        return {name: v[None] if name[0] == "b" and v.ndim == 1 else v for name, v in p.items()}
+TURNED_OTHERWISE = ("bias without its sum", "reshaped in the wrong order")  # another bug, if W and b are transposed
 
+
+@pytest.mark.parametrize(
+    "layout, bug",
+    [(a, b) for a in LAYOUTS for b in broken.BUGS if not (a == "W is (out, in)" and b in TURNED_OTHERWISE)],
+)
+def test_a_bug_has_its_name_in_every_layout(bug, layout):
+    there, back = LAYOUTS[layout]
     right, sizes = broken.make_gradients(bug), {"B": broken.B, "D": broken.D}
     report = nv.check_function(
-        lambda p: broken.loss(flat(p)), lambda p: rows(right(flat(p))), rows(broken.params()), sizes=sizes
+        lambda p: broken.loss(back(p)), lambda p: there(right(back(p))), there(broken.params()), sizes=sizes
     )
-    kind, words, _ = broken.BUGS[bug]
-    assert report.diagnosis.kind == kind and words in report.diagnosis.text
+    kind, words, tensors = broken.BUGS[bug]
+    words = words.replace("column", "row").replace("last", "first") if layout == "W is (out, in)" else words
+    assert report.diagnosis.kind == kind and words in report.diagnosis.text, report.diagnosis
+    assert {check.name for check in report.tensors if not check.ok} == set(tensors.split())
 
 
 @pytest.mark.parametrize("act", ["tanh", "relu"])

@@ -6,7 +6,7 @@ import pytest
 
 import npvae as nv
 from npvae.ops import jit, reference
-from npvae.relations import code, groups, layers
+from npvae.relations import code, forward_order, groups, layers
 
 B, D, Z = 6, 7, 3
 BACKENDS = {"reference": reference, "jit": jit}
@@ -125,14 +125,57 @@ def test_a_unit_that_is_wrong_alone():
     assert report.diagnosis.kind == "unit" and "unit 2" in report.diagnosis.text
 
 
-def test_rows_that_are_lost_in_one_layer_alone():
+@pytest.mark.parametrize("layer", ["2", "4", "5"])
+def test_rows_that_are_lost_in_one_layer_alone(layer):
     def change(g):
         rng = np.random.default_rng(0)
-        return g | {"W4": rng.standard_normal(g["W4"].shape), "b4": rng.standard_normal(g["b4"].shape)}
+        return g | {name: rng.standard_normal(g[name].shape) for name in (f"W{layer}", f"b{layer}")}
 
     report = spoilt(change)
     assert report.diagnosis.kind == "rows"
-    assert [check.name for check in report.tensors if not check.ok] == ["W4", "b4"]
+    assert [check.name for check in report.tensors if not check.ok] == [f"W{layer}", f"b{layer}"]
+
+
+@pytest.mark.parametrize("layer", ["1", "2", "m", "3", "5"])
+@pytest.mark.parametrize(
+    "where, kind, words",
+    [
+        (np.s_[1, 2], "entry", "wrong in one entry alone, [1, 2]"),
+        (np.s_[1], "part", "right but for row 1"),
+        (np.s_[:, 2], "part", "right but for column 2"),
+    ],
+)
+def test_what_is_known_of_a_part_is_said_in_every_layer(layer, where, kind, words):
+    """That the layers before it are right, or its bias, says less: a whole that is wrong would explain that too."""
+
+    def change(g):
+        part = g[f"W{layer}"][where]
+        g[f"W{layer}"][where] += np.random.default_rng(0).standard_normal(np.shape(part))
+        return g
+
+    assert spoilt(change).diagnosis == nv.Diagnosis(kind, f"W{layer}: {words}")
+
+
+def test_what_is_wrong_in_part_where_a_layers_rows_could_be_lost():
+    """Its bias is wrong as a whole, W in a column: together they are no rows left out."""
+
+    def change(g):
+        g["W4"][:, 2] += np.arange(6.0) ** 2
+        return g | {"b4": np.random.default_rng(0).standard_normal(6)}
+
+    report = spoilt(change)
+    said = {check.name: check.diagnosis.kind for check in report.tensors if not check.ok}
+    assert said == {"W4": "part", "b4": "unknown"}
+
+
+def test_what_only_may_follow_is_not_said_to():
+    def change(g):
+        rng = np.random.default_rng(0)
+        return g | {name: rng.standard_normal(g[name].shape) for name in ("W1", "W4", "b4")}
+
+    report = spoilt(change)
+    said = {check.name: check.diagnosis for check in report.tensors if not check.ok}
+    assert said["W1"].kind == "downstream" and "it may follow from W4" in said["W1"].text
 
 
 def test_a_code_that_is_wrong_as_a_whole():
@@ -179,6 +222,37 @@ def test_layers_and_the_code():
     assert (fused.encoder, fused.decoder) == (("W", "b"), ("V", "c", "U"))
     assert code(layers({"W": np.ones((4, 4)), "V": np.ones((4, 4)), "U": np.ones((4, 4))}), ["W", "V", "U"]) is None
     assert code([], []) is None
+
+
+def pairs(shapes):
+    return [(layer.W, layer.b, layer.shape) for layer in layers({name: np.ones(s) for name, s in shapes.items()})]
+
+
+@pytest.mark.parametrize(
+    "first, second, b, c",
+    [("W1", "W2", "b1", "b2"), ("We", "Wd", "be", "bd"), ("enc.weight", "dec.weight", "enc.bias", "dec.bias"),
+     ("kernel_0", "kernel_1", "bias_0", "bias_1"), ("Weights1", "Weights2", "Biases1", "Biases2")],
+)  # fmt: skip
+def test_names_pair_what_the_order_does_not(first, second, b, c):
+    """Of layers of one size, whose biases fit each other's place."""
+    shapes = {first: (4, 4), second: (4, 4), c: 4, b: 4}
+    assert pairs(shapes) == [(first, b, (4, 4)), (second, c, (4, 4))]
+    assert pairs({"U": (4, 4)} | shapes)[0] == ("U", None, (4, 4)), "the array behind it is another's"
+
+
+def test_weights_may_be_out_in():
+    shapes = {"l1.weight": (6, 4), "l1.bias": 6, "l2.weight": (5, 6), "l2.bias": (5, 1), "l3.weight": (5, 5), "c": 5}
+    assert pairs(shapes) == [
+        ("l1.weight", "l1.bias", (4, 6)), ("l2.weight", "l2.bias", (6, 5)), ("l3.weight", "c", (5, 5))
+    ]  # fmt: skip
+    assert all(layer.turned for layer in layers({name: np.ones(s) for name, s in shapes.items()}))
+    assert pairs({"W": (3, 2), "b": 2, "V": (2, 7), "c": 2}) == [("W", "b", (3, 2)), ("V", None, (2, 7))]
+    assert pairs({"W": (3, 2), "b": ()}) == [("W", None, (3, 2))]
+
+
+def test_a_bias_is_taken_for_what_follows_its_matrix():
+    found = layers({"W1": np.ones((4, 6)), "W2": np.ones((6, 5)), "s": np.ones(1), "b1": np.ones(6), "b2": np.ones(5)})
+    assert forward_order(["W1", "W2", "s", "b1", "b2"], found) == ["W1", "b1", "W2", "b2", "s"]
 
 
 def test_groups_by_name_or_by_the_code():
