@@ -37,7 +37,8 @@ def gradcheck(
     The check works on a private copy in float64 (the complex step's in complex128, on the reference backend): `ws`,
     its generator included, is left as it was. entries: how many of each parameter array are checked one by one, one
     from each of so many strata, the rest by random directions; None: all, if the model has no more than 2,000, else
-    20. Raises InputError for what `Workspace.forward` would refuse.
+    16, or 8, 4 or 2 where the loss is so slow that more of them would take above ten seconds. Raises InputError for
+    what `Workspace.forward` would refuse.
 
     >>> import npvae as nv
     >>> ws = nv.Workspace(nv.VAE(data=6, hidden=(5,), latent=2), batch=4)

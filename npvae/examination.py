@@ -3,6 +3,7 @@
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import replace
+from time import perf_counter
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -14,19 +15,19 @@ from npvae.flat import Array
 from npvae.probing import (
     AFFORDABLE,
     COMPLEX,
-    DIRECTIONS,
-    SAMPLE,
+    SAMPLES,
     SINGLE,
     Judged,
     Probes,
-    centrals,
-    choose,
+    affordable,
+    directions,
     is_complex_safe,
     judge,
     largest,
     locate,
     oracle,
     probe,
+    strata,
     verdict,
 )
 from npvae.relations import diagnose
@@ -52,8 +53,8 @@ class Examined(NamedTuple):
 
     name: str
     gradient: Array
-    single: bool  # whether it was handed over in single precision
     misfit: Diagnosis | None
+    single: bool  # whether it was handed over in single precision
     probes: list[Probes]  # entries, then directions if there are any
 
 
@@ -66,9 +67,9 @@ def examine(problem: Problem, entries: int | None, seed: int = 0, progress: Prog
 def _examine(problem: Problem, entries: int | None, seed: int, progress: Progress) -> Report:
     rng = np.random.default_rng(seed)
     count = sum(x.size for x in problem.real.params.values())
-    if entries is None:
-        entries = max(count, 1) if count <= AFFORDABLE else SAMPLE
-    check_whole("entries", entries)
+    most = max(count, 1) if count <= AFFORDABLE else SAMPLES[0]
+    if entries is not None:
+        most = check_whole("entries", entries)
     here = look_at_loss(problem)
     real = problem.real
     if here is None:
@@ -78,32 +79,34 @@ def _examine(problem: Problem, entries: int | None, seed: int, progress: Progres
     if looked is None:
         return unexamined(problem)
     raw, history = looked
+    fitted = {name: fit(raw.get(name), x) for name, x in real.params.items()}
 
-    chosen = {name: choose(x.shape, entries, DIRECTIONS, rng) for name, x in real.params.items()}
-    rough = {name: [centrals(real, name, where) for where in both] for name, both in chosen.items()}
-    overall = [max(largest(r[kind][np.isfinite(r[kind])]) for r in rough.values()) for kind in (0, 1)]
+    def ask(name: str, where: Array) -> Probes:
+        return probe(real, exact, name, fitted[name][0], where, here)
+
+    start = perf_counter()
+    along = {name: ask(name, directions(x.size, rng)) for name, x in real.params.items() if x.size > most}
+    sample = most if entries is not None else affordable(len(along), perf_counter() - start)
     examined = []
     for done, (name, x) in enumerate(real.params.items()):
-        gradient, misfit = fit(raw.get(name), x)
-        probes = [
-            probe(real, exact, name, gradient, where, central, here)
-            for where, central in zip(chosen[name], rough[name], strict=True)
-            if len(where) or not x.size
-        ]
+        probes = [ask(name, strata(x.size, sample if name in along else most, rng))]
+        probes += [along[name]] if name in along else []
         single = np.asarray(raw.get(name)).dtype in (np.float32, np.float16)
-        examined.append(Examined(name, gradient, single, misfit, probes))
+        examined.append(Examined(name, *fitted[name], single, probes))
         progress(done + 1, len(real.params))
     if not is_steady(problem, here, "in the end"):
         return unexamined(problem)
-    return conclude(problem, examined, overall, history)
+    return conclude(problem, examined, history)
 
 
 # ── What follows ─────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def conclude(problem: Problem, examined: list[Examined], overall: list[float], history: Mapping[str, Any]) -> Report:
+def conclude(problem: Problem, examined: list[Examined], history: Mapping[str, Any]) -> Report:
     """Verdicts, diagnoses, and what they say together."""
     judged, trusted = {}, {}
+    rough = [[p.central[np.isfinite(p.central)] for one in examined for p in one.probes[k : k + 1]] for k in (0, 1)]
+    overall = [max(map(largest, of_kind), default=0.0) for of_kind in rough]
     for one in examined:
         trusted[one.name] = all(map(is_complex_safe, one.probes))
         judged[one.name] = [
@@ -165,6 +168,14 @@ def gather(
     if said == WRONG and found is None and len(groups) > 1 and np.isfinite(one.gradient).all():
         start = worst if groups[0].wrong.any() else None
         worst, found = locate(problem.real, problem.exact if trusted else None, one.name, one.gradient, start)
+        if found is None and start is None:  # the entries that are known say nothing of those that are wrong
+            place = [int(i) for i in np.unravel_index(worst, x.shape)]
+            seen = f"at none of the {len(entries)} entries looked at: ask for more"
+            found = Diagnosis("unseen", f"wrong at {place} and elsewhere, but {seen}")
+        if found is None and start is None:  # the entries that are known say nothing of those that are wrong
+            place = [int(i) for i in np.unravel_index(worst, x.shape)]
+            seen = f"at none of the {len(entries)} entries looked at: ask for more"
+            found = Diagnosis("unseen", f"wrong at {place} and elsewhere, but {seen}")
     if said == WRONG and problem.terms is not None:
         for term, values in problem.terms(one.name, entries).items():
             terms[term] = np.full(x.size, np.nan)

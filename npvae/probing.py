@@ -16,7 +16,9 @@ from npvae.oracles import EPS, Line, Slope, central_difference, complex_step, ri
 from npvae.reports import OK, UNDECIDED, WRONG, Diagnosis
 
 AFFORDABLE = 2000  # entries in all parameters together that are checked one by one: some seconds for a tiny net
-SAMPLE, DIRECTIONS = 16, 2  # otherwise, of each array: together below 10 s for 784-500-20 on two cores
+DIRECTIONS = 2  # otherwise, of each array
+SAMPLES = (16, 8, 4, 2)  # and as many of its entries, the first number with which
+BUDGET = 9.0  # all probes together are expected to take no more seconds, judged by how long the directions took
 
 # Tolerances. All are relative to the largest expected entry of the same array, so that a small array's error does not
 # hide behind a large one's. A right formula in float64 is off by 1e-15 to 1e-12, a wrong one by 1e-3 or more: between
@@ -63,20 +65,32 @@ class Function(NamedTuple):
         return max(1.0, float(moved)) if math.isfinite(moved) else 1.0
 
 
-def choose(shape: tuple[int, ...], entries: int, directions: int, rng: np.random.Generator) -> tuple[Array, Array]:
-    """Flat indices (n,), n <= entries, one from each of equal strata with the first and the last entry among them; and
-    random unit vectors (directions, size), if the indices are not all there are.
-    """
-    size = math.prod(shape)
+def directions(size: int, rng: np.random.Generator) -> Array:
+    """Random unit vectors (DIRECTIONS, size)."""
+    v = rng.standard_normal((DIRECTIONS, size))
+    v /= np.linalg.norm(v, axis=1, keepdims=True)
+    return v
+
+
+def strata(size: int, entries: int, rng: np.random.Generator) -> Array:
+    """Flat indices (n,): all, or one from each of `entries` equal strata, the first and the last entry among them."""
     if size <= entries:
-        return np.arange(size), np.empty((0, size))
+        return np.arange(size)
     edges = np.linspace(0, size, entries + 1).astype(np.int64)
     chosen = rng.integers(edges[:-1], edges[1:])
     chosen[0] = 0
     if entries > 1:
         chosen[-1] = size - 1
-    v = rng.standard_normal((directions, size))
-    return chosen, v / np.linalg.norm(v, axis=1, keepdims=True)
+    return chosen
+
+
+def affordable(arrays: int, spent: float) -> int:
+    """How many entries of each of so many arrays, whose directions took `spent` seconds, the budget allows.
+
+    An entry costs what a direction does or less: where ReLU bends the loss, a direction crosses more of the bends.
+    """
+    each = spent / DIRECTIONS  # of one probe in every array
+    return next((n for n in SAMPLES if spent + n * each <= BUDGET), SAMPLES[-1]) if arrays else SAMPLES[0]
 
 
 class Probes(NamedTuple):
@@ -110,15 +124,9 @@ def along(gradient: Array, where: Any) -> Array:
     return flat[where] if where.ndim == 1 else np.array([v @ flat for v in where])
 
 
-def centrals(real: Function, name: str, where: Any) -> Array:
-    """Central differences at the probes; they also say how large the gradients are before anything else is known."""
-    return np.array([central_difference(real.line(name, _one(i)), real.size(name, _one(i))) for i in where])
-
-
-def probe(
-    real: Function, exact: Function | None, name: str, gradient: Array, where: Any, central: Array, here: float
-) -> Probes:
+def probe(real: Function, exact: Function | None, name: str, gradient: Array, where: Any, here: float) -> Probes:
     """Ask all oracles. here: the loss where nothing is moved."""
+    central = np.array([central_difference(real.line(name, _one(i)), real.size(name, _one(i))) for i in where])
     wanted = RICHARDSON / DOUBT * largest(central)
     slopes = tuple(
         richardson(real.line(name, _one(i)), here, real.size(name, _one(i)), wanted, real.noise) for i in where

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 import npvae as nv
+from npvae import examination
 from npvae.ops import jit, reference
 
 B, D = 5, 7
@@ -730,6 +731,50 @@ def test_a_fault_in_a_large_array_is_found_where_it_is(where, words, floats):
     inside[where] = True
     assert inside[report.tensors[0].worst]
     assert nv.check_function(loss, waves_gradients, LARGE).ok
+
+
+def test_what_no_checked_entry_shows_is_explained_by_none():
+    """Two columns are off, of which two entries know nothing: what is right there is no evidence."""
+
+    def gradients(p):
+        g = waves_gradients(p)
+        g["w"][:, 13:15] *= 1.01
+        return g
+
+    report = nv.check_function(waves, gradients, LARGE, entries=2)
+    check = report.tensors[0]
+    assert (check.verdict, check.diagnosis.kind) == ("WRONG", "unseen")
+    assert f"wrong at {list(check.worst)} and elsewhere, but at none of the 2 entries" in check.diagnosis.text
+    assert check.worst[1] in (13, 14)
+
+
+FULL = {"We": (784, 500), "be": 500, "Wc": (500, 40), "bc": 40, "Wd": (20, 500), "bd": 500, "Wx": (500, 784), "bx": 784}
+
+
+@pytest.mark.parametrize(
+    "milliseconds, entries, most", [(1, 16, 2400), (2, 16, 2400), (5, 8, 1300), (10, 4, 900), (16, 2, 620)]
+)
+@pytest.mark.parametrize("bent", [False, True], ids=["smooth", "bent"])
+def test_a_full_size_model_is_checked_in_ten_seconds(monkeypatch, bent, milliseconds, entries, most):
+    """784-500-20, and a loss of floats alone: what it takes by a clock that only the loss moves."""
+    rng, calls = np.random.default_rng(0), []
+    params = {name: 0.05 * rng.standard_normal(shape) for name, shape in FULL.items()}
+
+    def loss(p):
+        calls.append(milliseconds)
+        return float(sum(np.abs(v).sum() if bent else v.ravel() @ v.ravel() for v in p.values()))
+
+    monkeypatch.setattr(examination, "perf_counter", lambda: sum(calls) / 1000)
+    report = nv.check_function(loss, lambda p: {k: np.sign(v) if bent else 2 * v for k, v in p.items()}, params)
+    assert report.ok
+    assert len(calls) <= most and len(calls) * milliseconds <= 10_000
+
+
+def test_who_asks_for_entries_gets_them(monkeypatch):
+    clock = iter(range(10_000))
+    monkeypatch.setattr(examination, "perf_counter", lambda: next(clock) * 1000.0)
+    assert [c.entries for c in nv.check_function(waves, waves_gradients, LARGE).tensors] == [2, 2]
+    assert [c.entries for c in nv.check_function(waves, waves_gradients, LARGE, entries=30).tensors] == [30, 30]
 
 
 def test_progress_is_told():
