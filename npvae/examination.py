@@ -127,6 +127,15 @@ def conclude(problem: Problem, examined: list[Examined], history: Mapping[str, A
         text = f"{100 * share:.2g} % of what was to be checked was left out: the loss is bent there (ReLU, a clamp)"
         advice = ". That is too much: move the parameters off the kinks" if share > KINKS else ""
         problem.find("kinks", text + advice, fatal=share > KINKS)
+    crossed = sum(int(np.count_nonzero(group.crossed)) for group in every)
+    if crossed:
+        where = "lies" if crossed == 1 else "lie"
+        problem.find(
+            "kinks-crossed",
+            f"{crossed} of what was checked {where} on a kink of the loss (ReLU, a clamp): there the complex step, "
+            "which takes one side of it, judges alone",
+            fatal=False,
+        )
     if all(not values.any() for one in examined for values in (p.central for p in one.probes)):
         problem.find("constant", "the loss depends on no parameter: does it read those that it is given?")
 

@@ -152,6 +152,7 @@ class Judged(NamedTuple):
     wrong: Array
     undecided: Array
     kinks: Array  # left out
+    crossed: Array  # at a kink too, but acquitted by the complex step
     complex_error: float | None
     central_error: float
     richardson_error: float
@@ -210,6 +211,7 @@ def judge(probes: Probes, trusted: bool, overall: float, tolerance: float = 0.0)
         wrong=wrong,
         undecided=undecided,
         kinks=left_out,
+        crossed=kinks & acquitted & ~wrong,
         complex_error=None if exact is None else relative(a[seen] - exact[seen], shown),
         central_error=relative((a - probes.central)[seen & probes.smooth], shown),
         richardson_error=relative((a - value)[seen & probes.smooth], shown),
