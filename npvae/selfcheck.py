@@ -8,7 +8,7 @@ import numpy as np
 from npvae.checking import check_pair, gradcheck
 from npvae.ops import BACKENDS, load_backend
 from npvae.reports import Report
-from npvae.specimens import OPS, B, D, K, models
+from npvae.specimens import OPS, SIZES, models
 from npvae.vae import VAE
 from npvae.workspace import Workspace
 
@@ -33,7 +33,7 @@ def selfcheck() -> Iterator[Checked]:
     """
     reference = load_backend("reference")
     for op in OPS:
-        inputs = op.draw(np.random.default_rng(0))
+        inputs = op.draw(np.random.default_rng(0), SIZES)
         for backend in BACKENDS:
             ops = load_backend(backend)
             pair = getattr(ops, f"{op.name}_forward"), getattr(ops, f"{op.name}_backward")
@@ -42,9 +42,9 @@ def selfcheck() -> Iterator[Checked]:
                 *pair, inputs, outputs=op.outputs, gradients=op.gradients, settings=op.settings, exact=exact
             )
             yield Checked(str(op), backend, report)
-    x, target = np.random.default_rng(1).random((2, B, D))
+    x, target = np.random.default_rng(1).random((2, SIZES.B, SIZES.D))
     for name, model in models():
         for backend in BACKENDS:
-            ws = Workspace(model, B, K if isinstance(model, VAE) else 1, "float64", backend)
+            ws = Workspace(model, SIZES.B, SIZES.K if isinstance(model, VAE) else 1, "float64", backend)
             ws.theta += 0.1 * np.random.default_rng(2).standard_normal(ws.theta.shape)  # no bias at a kink
             yield Checked(name, backend, gradcheck(ws, x, target, 0.7 if isinstance(model, VAE) else 1.0))

@@ -1,33 +1,23 @@
-"""Every op, declared once, for all tests that sweep ops.
+"""Every op, for all tests that sweep ops.
 
-A `Case` says how to draw an op's inputs, what its forward puts out, what its backward returns and in which
-ways it could be wrong. It can call the op on any backend, because the ops' own parameter names are the
-protocol: forward's are inputs and settings; backward's are inputs, outputs, settings and, as `d` + the name
-of an output, the derivative by it.
+What an op reads, puts out and returns derivatives by is declared in `npvae.specimens`; a `Case` adds in which ways its
+backward could be wrong, and what tests need to call it on any backend, with `out=` and scratch.
 """
 
 import inspect
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from types import SimpleNamespace
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
+from npvae.mlp import ACTIVATIONS
 from npvae.ops import reference
+from npvae.specimens import OPS, Op, Sizes, normal
 
 Array = np.ndarray
 Values = dict[str, Any]  # arrays and numbers by the name they have in the ops
-
-
-class Sizes(NamedTuple):
-    """Batch, samples, data, hidden, latent."""
-
-    B: int
-    K: int
-    D: int
-    H: int
-    Z: int
 
 
 # ── Numbers ──────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -50,23 +40,6 @@ def same(a: Any, b: Any) -> bool:
     """Bit for bit, dtype and shape included."""
     a, b = np.asarray(a), np.asarray(b)
     return a.dtype == b.dtype and a.shape == b.shape and a.tobytes() == b.tobytes()
-
-
-def normal(rng: np.random.Generator, *shape: int, edge: tuple[float, float] = (0.5, 1.5)) -> Array:
-    """N(0, 1), but uniform in `edge` where the first or the last index is 0.
-
-    So of the sums over a batch, over samples or over features at least one has terms of one sign. Errors are
-    measured against the largest entry: this keeps it from being what a cancellation has left over.
-    """
-    a = rng.standard_normal(shape)
-    steady = rng.uniform(*edge, shape)
-    a[:1], a[..., :1] = steady[:1], steady[..., :1]
-    return a
-
-
-def gaussian_stats(rng: np.random.Generator, *shape: int, edge: tuple[float, float] = (0.5, 1.5)) -> Array:
-    """[mu | logvar] along the last axis, logvar in (-1, 1)."""
-    return np.concatenate([normal(rng, *shape, edge=edge), rng.uniform(-1, 1, shape)], axis=-1)
 
 
 def map_half(half: int, change: Callable[[Array], Array]) -> Callable[[Array], Array]:
@@ -117,13 +90,8 @@ def as_tuple(result: Any) -> tuple[Any, ...]:
 class Case:
     """An op, with one setting of its options."""
 
-    op: str  # the functions are `op`_forward and `op`_backward
-    draw: Callable[[np.random.Generator, Sizes], Values]  # inputs, in float64
-    outputs: tuple[str, ...]  # what forward returns
-    gradients: tuple[str, ...]  # by what backward returns derivatives, in order
+    declared: Op
     mutations: Mapping[str, Mutation]
-    variant: str = ""
-    settings: Values = field(default_factory=dict)  # the other arguments of both
     kept: tuple[str, ...] | None = None  # the outputs that forward's `out` takes; None: all
     wide: bool = False  # inputs are float64 in every precision
     transcendental: bool = True
@@ -131,15 +99,35 @@ class Case:
     scratch: Callable[[Values], tuple[int, ...]] | None = None  # arguments of `op`_scratch
 
     @property
+    def op(self) -> str:
+        """The functions are `op`_forward and `op`_backward."""
+        return self.declared.name
+
+    @property
+    def outputs(self) -> tuple[str, ...]:
+        """What forward returns."""
+        return self.declared.outputs
+
+    @property
+    def gradients(self) -> tuple[str, ...]:
+        """By what backward returns derivatives, in order."""
+        return self.declared.gradients
+
+    @property
+    def settings(self) -> Values:
+        """The other arguments of both."""
+        return dict(self.declared.settings)
+
+    @property
     def name(self) -> str:
-        return f"{self.op}-{self.variant}" if self.variant else self.op
+        return str(self.declared).replace(" ", "-")
 
     def __str__(self) -> str:
         return self.name
 
     def inputs(self, rng: np.random.Generator, sizes: Sizes, dtype: Any = np.float64) -> Values:
         """Valid inputs; kinks, where the op has any, are at a distance."""
-        return {k: v.astype(np.float64 if self.wide else dtype) for k, v in self.draw(rng, sizes).items()}
+        return {k: v.astype(np.float64 if self.wide else dtype) for k, v in self.declared.draw(rng, sizes).items()}
 
     def differentiable(self, inputs: Values) -> list[str]:
         """The inputs that backward returns derivatives by. (By an output it may return them besides.)"""
@@ -209,12 +197,7 @@ def blank(values: Values, names: Sequence[str]) -> Values:
 # ── The cases ────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def draw_dense(rng: np.random.Generator, s: Sizes) -> Values:
-    while True:
-        x, W, b = normal(rng, s.B * s.K, s.D), normal(rng, s.D, s.H) / max(1, s.D) ** 0.5, normal(rng, s.H)
-        a = x @ W + b
-        if np.all(np.abs(a) > 0.2 / (1 + a.size)):  # away from where ReLU and its kin have their kink
-            return {"x": x, "W": W, "b": b}
+DECLARED = {str(op): op for op in OPS}
 
 
 def dense(name: str, act: int) -> Case:
@@ -225,40 +208,17 @@ def dense(name: str, act: int) -> Case:
     if act != reference.IDENTITY:
         mutations["derivative of the activation missing"] = reads(act=lambda act: reference.IDENTITY)
     return Case(
-        "dense",
-        variant=name,
-        draw=draw_dense,
-        outputs=("y",),
-        gradients=("x", "W", "b"),
-        settings={"act": act},
+        DECLARED[f"dense {name}"],
         transcendental=name in ("tanh", "sigmoid", "softplus", "elu"),
         scratch=lambda inputs: (len(inputs["x"]), *inputs["W"].shape),
         mutations=mutations,
     )
 
 
-def draw_bernoulli(rng: np.random.Generator, s: Sizes) -> Values:
-    target = rng.random((s.B, s.D))
-    target[:, ::3] = np.rint(target[:, ::3])
-    target[:, :1] = 0  # and the logit there is positive: t - s(l) does not cancel
-    return {"logits": normal(rng, s.B, s.K, s.D), "target": target}
-
-
-def draw_elbo(rng: np.random.Generator, s: Sizes) -> Values:
-    rate = rng.uniform(0.6, 1, (s.B, s.K, s.Z))
-    rate[..., 1::2] -= 0.5  # every other latent below 0.5 free bits, none near them
-    return {"log_px": -20 + normal(rng, s.B, s.K), "rate": rate}
-
-
-def elbo(variant: str, beta: float, free_bits: float, **mutations: Mutation) -> Case:
+def elbo(name: str, **mutations: Mutation) -> Case:
     return Case(
-        "elbo",
-        variant=variant,
-        draw=draw_elbo,
-        outputs=("loss",),
+        DECLARED[name],
         kept=(),
-        gradients=("log_px", "rate"),
-        settings={"beta": beta, "free_bits": free_bits},
         mutations={
             "rate summed over the batch": returns(rate=lambda drate, rate: drate * len(rate)),
             "wrong sign of log p": returns(log_px=lambda d: -d),
@@ -271,25 +231,10 @@ def elbo(variant: str, beta: float, free_bits: float, **mutations: Mutation) -> 
     )
 
 
-ACTIVATIONS = {
-    "identity": reference.IDENTITY,
-    "relu": reference.RELU,
-    "leaky-relu": reference.LEAKY_RELU,
-    "tanh": reference.TANH,
-    "sigmoid": reference.SIGMOID,
-    "softplus": reference.SOFTPLUS,
-    "elu": reference.ELU,
-}
-
-FAR = (-3.5, -2.5)  # of a mean from its target
-
 CASES = (
     *(dense(name, act) for name, act in ACTIVATIONS.items()),
     Case(
-        "tied",
-        draw=lambda rng, s: {"x": normal(rng, s.B, s.D), "W": normal(rng, s.D, s.Z)},
-        outputs=("z", "y"),
-        gradients=("z", "W"),
+        DECLARED["tied"],
         mutations={
             "encoder's term missing": returns(W=lambda dW, dy, z: dy.T @ z),
             "decoder's term missing": returns(W=lambda dW, dy, x, W: x.T @ (dy @ W)),
@@ -298,10 +243,7 @@ CASES = (
         scratch=lambda inputs: inputs["W"].shape,
     ),
     Case(
-        "squared_error",
-        draw=lambda rng, s: {"y": normal(rng, s.B, s.D, edge=FAR), "target": normal(rng, s.B, s.D)},
-        outputs=("error",),
-        gradients=("y",),
+        DECLARED["squared_error"],
         mutations={
             "2 missing": returns(y=lambda dy: dy / 2),
             "wrong sign": returns(y=lambda d: -d),
@@ -310,10 +252,7 @@ CASES = (
         transcendental=False,
     ),
     Case(
-        "reparameterize",
-        draw=lambda rng, s: {"stats": gaussian_stats(rng, s.B, 1, s.Z), "eps": normal(rng, s.B, s.K, s.Z)},
-        outputs=("z",),
-        gradients=("stats",),
+        DECLARED["reparameterize"],
         mutations={
             "1/2 missing": returns(stats=map_half(1, lambda d: d * 2)),
             "noise of another row": reads(eps=lambda eps: eps[::-1]),
@@ -323,10 +262,7 @@ CASES = (
         },
     ),
     Case(
-        "gaussian_kl",
-        draw=lambda rng, s: {"stats": gaussian_stats(rng, s.B, 1, s.Z)},
-        outputs=("rate",),
-        gradients=("stats",),
+        DECLARED["gaussian_kl"],
         mutations={
             "wrong sign": returns(stats=lambda d: -d),
             "sigma for its square": reads(stats=map_half(1, lambda logvar: logvar / 2)),
@@ -334,14 +270,7 @@ CASES = (
         },
     ),
     Case(
-        "log_ratio",
-        draw=lambda rng, s: {
-            "stats": gaussian_stats(rng, s.B, 1, s.Z),
-            "z": normal(rng, s.B, s.K, s.Z, edge=(2.5, 3.5)),  # z^2 - eps^2 does not cancel
-            "eps": normal(rng, s.B, s.K, s.Z),
-        },
-        outputs=("rate",),
-        gradients=("z", "stats"),
+        DECLARED["log_ratio"],
         mutations={
             "path through q missing": returns(stats=lambda d: 0 * d),
             "path through p missing": returns(z=lambda d: 0 * d),
@@ -350,10 +279,7 @@ CASES = (
         transcendental=False,
     ),
     Case(
-        "bernoulli",
-        draw=draw_bernoulli,
-        outputs=("log_px",),
-        gradients=("logits",),
+        DECLARED["bernoulli"],
         mutations={
             "wrong sign": returns(logits=lambda d: -d),
             "probabilities for logits": reads(logits=reference.sigmoid),
@@ -361,14 +287,7 @@ CASES = (
         },
     ),
     Case(
-        "gaussian",
-        draw=lambda rng, s: {
-            "mean": normal(rng, s.B, s.K, s.D, edge=FAR),
-            "target": normal(rng, s.B, s.D),
-            "logvar": rng.uniform(-1, 1, 1),
-        },
-        outputs=("log_px",),
-        gradients=("mean", "logvar"),
+        DECLARED["gaussian"],
         mutations={
             "precision missing": returns(mean=lambda dmean, logvar: dmean * np.exp(logvar)),
             "log sigma for logvar": returns(logvar=lambda dlogvar: dlogvar * 2),
@@ -376,10 +295,7 @@ CASES = (
         },
     ),
     Case(
-        "gaussian_optimal",
-        draw=lambda rng, s: {"mean": normal(rng, s.B, s.K, s.D, edge=FAR), "target": normal(rng, s.B, s.D)},
-        outputs=("log_px", "logvar"),
-        gradients=("mean",),
+        DECLARED["gaussian_optimal"],
         mutations={
             "path through sigma missing": returns(
                 mean=lambda dmean, dlog_px, mean, target, logvar: (
@@ -391,13 +307,7 @@ CASES = (
         empty=False,
     ),
     Case(
-        "gaussian_pixel",
-        draw=lambda rng, s: {
-            "pixels": gaussian_stats(rng, s.B, s.K, s.D, edge=FAR),
-            "target": normal(rng, s.B, s.D),
-        },
-        outputs=("log_px",),
-        gradients=("pixels",),
+        DECLARED["gaussian_pixel"],
         mutations={
             "1/2 missing": returns(pixels=map_half(1, lambda d: d * 2)),
             "sigma for its square": reads(pixels=map_half(1, lambda logvar: logvar / 2)),
@@ -406,15 +316,11 @@ CASES = (
             ),
         },
     ),
-    elbo("", beta=0.7, free_bits=0.0),
-    elbo("free-bits", 0.7, 0.5, clamp_without_its_derivative=reads(free_bits=lambda free_bits: 0.0)),
+    elbo("elbo"),
+    elbo("elbo free-bits", clamp_without_its_derivative=reads(free_bits=lambda free_bits: 0.0)),
     Case(
-        "iwae",
-        draw=lambda rng, s: {"log_px": -20 + normal(rng, s.B, s.K), "rate": normal(rng, s.B, s.K, s.Z)},
-        outputs=("loss", "log_w"),
+        DECLARED["iwae"],
         kept=("log_w",),
-        gradients=("log_px", "rate", "log_w"),
-        settings={"beta": 0.7},
         mutations={
             "all weights equal": reads(log_w=np.zeros_like),
             "beta ignored": reads(beta=lambda beta: 1.0),

@@ -218,7 +218,8 @@ def test_other_layouts_give_the_same(dtype):
 
 @pytest.mark.parametrize("source", [np.float32, np.float64, bool, np.uint8])
 @pytest.mark.parametrize("count", [0, 1, 5, 1000])
-def test_copy(count, source):
+@pytest.mark.parametrize("ops", [reference, jit], ids=["reference", "jit"])
+def test_copy(ops, count, source):
     """Shared out or not, of another dtype, read-only or with gaps: all of it, and nothing else is written."""
     a = (rng_of("copy").random((count, 3)) * 9).astype(source)
     shut = a.copy()
@@ -227,8 +228,8 @@ def test_copy(count, source):
         for shared in (nullcontext(), threads.cut_all()):
             memory = np.full((count + 1, 3), np.nan, np.float32)
             with shared:
-                jit.copy(layout, memory[:count])
+                ops.copy(layout, memory[:count])
             assert np.array_equal(memory[:count], a.astype(np.float32)) and np.isnan(memory[count]).all()
             gaps = np.zeros((count, 6), np.float32)
-            jit.copy(layout, gaps[:, ::2])
+            ops.copy(layout, gaps[:, ::2])
             assert np.array_equal(gaps[:, ::2], a.astype(np.float32)) and not gaps[:, 1::2].any()

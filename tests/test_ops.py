@@ -22,6 +22,7 @@ def rng_of(*key):
 
 
 # ── Oracles: the derivative of f(h), the outputs when one number is off by h; x is that number ─────────────────────
+# Written again, and not taken from npvae.oracles: those are a product under test, and would judge what they belong to.
 
 
 def complex_step(f, x, h=1e-30):
