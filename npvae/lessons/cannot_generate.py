@@ -84,8 +84,10 @@ def lesson(quick: bool) -> Findings:
     few, test = data.train.images[:FEW], data.test.images
     heart = by_heart(few)
     memory = memorise(few)
-    settings = {"epochs": size.epochs, "lr": size.lr, "schedule": "cosine", "watched": False}
-    ae, vae = (train(model, data, **settings) for model in _models(data, size))
+    ae, vae = (
+        train(model, data, epochs=size.epochs, lr=size.lr, schedule="cosine", watched=False)
+        for model in _models(data, size)
+    )
 
     def left(ws: Workspace, images: Array) -> float:
         """The squared error as a share of the variance: 1 for a model that always says the mean image."""
