@@ -1,4 +1,6 @@
-"""What the lessons on generating share: the digits, whole or small; black-and-white drawings; images side by side."""
+"""What lessons share: digits, whole or small; errors of images and how they compare; drawings; images side by side."""
+
+import math
 
 import numpy as np
 
@@ -15,6 +17,18 @@ def digits(quick: bool) -> Dataset:
         return data
     train, test = (downsample(split.images, (28, 28), 2).reshape(-1, 14, 14) for split in (data.train, data.test))
     return datasets.from_arrays(train, test, train_labels=data.train.labels, test_labels=data.test.labels)
+
+
+def squared_errors(reconstructed: Array, x: Array) -> Array:
+    """|x^ - x|^2 of every image, (n, D) and (n, D) -> (n,)."""
+    errors: Array = ((reconstructed.astype(np.float64) - x) ** 2).sum(axis=1)
+    return errors
+
+
+def difference(a: Array, b: Array) -> tuple[float, float]:
+    """The mean of a - b (n,), image by image, and its standard error; of truth values it is McNemar's."""
+    apart = a.astype(np.float64) - b
+    return float(apart.mean()), float(apart.std() / math.sqrt(len(apart)))
 
 
 def drawn(rng: np.random.Generator, images: Array) -> Array:

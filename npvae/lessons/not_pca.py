@@ -212,7 +212,7 @@ def penalised(data: Data, k: int, penalty: float, momentum: float, steps: int) -
 def rotated(data: Data, W: Array) -> float:
     """How much the loss changes when the columns of W are mixed by a random rotation, relative to it."""
     n, (D, k) = len(data.rows), W.shape
-    O = np.linalg.qr(stream(1, Purpose.CHECK).standard_normal((k, k)))[0]  # noqa: E741, N806
+    O = np.linalg.qr(stream(1, Purpose.CHECK).standard_normal((k, k)))[0]  # noqa: E741
     ws = Workspace(LinearAutoencoder(D, k), n, 1, "float64", "reference")
     losses = []
     for turned in (W, W @ O):
@@ -263,7 +263,9 @@ def _draw(spectra: dict[int, Array], found: Penalised, panels: Array) -> "Figure
     values.plot(variances, curve, color=IDLE, linewidth=2, label="√(1 − λ/σ²), or 0")
     values.plot(SPECTRUM[:6], found.spectrum, "o", color=TRAIN, markersize=7, label="learned, six codes")
     values.axvline(penalty, color=TEST, linestyle="--", label="λ")
-    values.set(title="With L2: the decoder's singular values", xlabel="variance σ² of the direction", ylim=(-0.05, 1.15))
+    values.set(
+        title="With L2: the decoder's singular values", xlabel="variance σ² of the direction", ylim=(-0.05, 1.15)
+    )
     values.legend(frameon=False, fontsize=10, loc="upper left")
     for axes in (spectrum, values):
         axes.grid(alpha=0.3)

@@ -90,7 +90,7 @@ E_FOLDS = 25  # of the slowest direction's error, which sets the number of steps
 
 
 class Descent(NamedTuple):
-    """The W that was learned, (D, k), and by step the angle to PCA's subspace and the loss relative to PCA's, less 1."""
+    """The W that was learned, (D, k); by step the angle to PCA's subspace and the loss relative to PCA's, less 1."""
 
     W: Array
     steps: list[int]
@@ -170,7 +170,7 @@ def centred(x: Array) -> Array:
     return np.asarray(x - x.mean(axis=0, dtype=np.float64))
 
 
-def loss_of_R(x: Array) -> float:  # noqa: N802
+def loss_of_R(x: Array) -> float:
     """The loss of a random W on the D rows of R, beside that on all the n images x (n, D), relative."""
     W, rows = _random(x), condensed(x)
     losses = [((part - part @ W @ W.T) ** 2).sum(axis=1).mean() for part in (rows, x)]
