@@ -3,6 +3,7 @@
 n rows · D numbers per row · k directions kept · r = min(n, D)
 """
 
+import math
 from typing import NamedTuple
 
 import numpy as np
@@ -73,8 +74,8 @@ def largest_angle(a: Array, b: Array) -> float:
         if np.linalg.matrix_rank(basis) < basis.shape[1]:
             raise InputError(f"the columns of {name} are linearly dependent: they span less than {basis.shape[1]}")
     a, b = np.linalg.qr(a)[0], np.linalg.qr(b)[0]
-    sine = np.linalg.norm(b - a @ (a.T @ b), ord=2)
-    return float(np.arcsin(min(sine, 1.0)))
+    sine = float(np.linalg.norm(b - a @ (a.T @ b), ord=2))
+    return math.asin(min(sine, 1.0))
 
 
 def _matrix(name: str, x: Array) -> Array:
