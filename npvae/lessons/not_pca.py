@@ -223,7 +223,7 @@ def penalised(data: Data, k: int, penalty: float) -> Penalised:
 
 
 def rotated(data: Data, W: Array) -> float:
-    """How much any row's error changes when the columns of W are mixed by a random rotation, relative to the largest."""
+    """How much any row's error changes when a random rotation mixes the columns of W, relative to the largest."""
     n, (D, k) = len(data.rows), W.shape
     O = np.linalg.qr(stream(1, Purpose.CHECK).standard_normal((k, k)))[0]  # noqa: E741
     ws = Workspace(LinearAutoencoder(D, k), n, 1, "float64", "reference")
