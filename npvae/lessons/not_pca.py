@@ -8,11 +8,11 @@ and decoder F become each other's transpose, with the principal directions for s
 Let $S = E X X^\top$ be the covariance of the centred data, with eigenvalues $\sigma_1^2 > \sigma_2^2 > \ldots$ and
 eigenvectors $u_j$, and $U = (u_1, \ldots, u_k)$. The loss $E \| X - W W^\top X \|^2$ is least where
 $W W^\top = U U^\top$. Such a matrix has the eigenvalue 1 for whatever is in the subspace, $k$ times, and 0 for what is
-perpendicular to it, $D - k$ times. So $\| W W^\top - I \| = 1$ as long as $k < D$. It is $W^\top W$ that is $I$, with
+perpendicular to it, $D - k$ times. So $\| W W^\top - I \| = 1$ as long as $k < D$. It is $W^\top W$ that is $I$, of
 $k$ rows.
 
-For any rotation $O$, $(W O)(W O)^\top = W W^\top$. The loss cannot tell $U$ from $U O$, and descent stops at whichever
-is nearest to where it began. PCA orders its directions by variance and makes the codes uncorrelated; here
+For any rotation $O$, $(W O)(W O)^\top = W W^\top$. The loss cannot tell $U$ from $U O$, and which one descent
+finds depends on where it began. PCA orders its directions by variance and makes the codes uncorrelated; here
 
 $$
 W = U O, \quad E \left[ (W^\top X)(W^\top X)^\top \right] = O^\top \operatorname{diag}(\sigma_1^2, \ldots, \sigma_k^2) O
@@ -50,9 +50,16 @@ L = \tr S + \sum_{i \le k} \left[ (b_i^2 - 2 b_i) s_i + 2 \lambda b_i \right] + 
 $$
 
 A term of the sum is least at $b_i = 1 - \lambda / s_i$, where it is $-(s_i - \lambda)^2 / s_i$; or at $b_i = 0$ if
-$s_i \le \lambda$: that code is given up. This least value falls ever faster with $s_i$, so that the sum is least where
-the $s_i$ are as unequal as can be: the eigenvalues themselves (Schur 1923), with $v_i = u_i$. The last term can be 0 at
-the same time. Hence, for $\lambda < \sigma_k^2$,
+$s_i \le \lambda$: that code is given up. So the term takes $h(s_i)$ from the loss, with $h(s) = (s - \lambda)^2 / s$
+above $\lambda$ and 0 below: a function that is convex and does not fall. Each $s_i$ is a mean of the eigenvalues,
+with weights $c_{ij} = (v_i^\top u_j)^2$ of sum 1, and Jensen's inequality says that
+
+$$
+\sum_{i \le k} h(s_i) \le \sum_{i \le k} \sum_{j} c_{ij} h(\sigma_j^2) \le \sum_{j \le k} h(\sigma_j^2)
+$$
+
+since to the $j$-th eigenvalue goes a weight of 1 at most from all $i$ together. With $v_i = u_i$ they are equal, and
+$\| E - F^\top \|$ can be 0 at the same time. Hence, for $\lambda < \sigma_k^2$,
 
 $$
 F = E^\top = U \operatorname{diag} \left( \sqrt{1 - \lambda / \sigma_i^2} \right) O, \quad
@@ -60,9 +67,12 @@ L = \sum_{j} \sigma_j^2 - \sum_{i \le k} \frac{(\sigma_i^2 - \lambda)^2}{\sigma_
 $$
 
 The code is still free to rotate by $O$. But the singular values of $F$ differ from each other now, and so the singular
-vectors on the side of the data are the $u_i$, one by one and in their order. The penalty's gradient is
-$2 \lambda$ times the weights, a line by hand after backward. The library's decoder has biases, which are 0 at the
-minimum as the data are centred; so that they are centred in fact, each row $r$ is accompanied by $-r$.
+vectors on the side of the data are the $u_i$, one by one and in their order. Where the data have no variance, as
+pixels have none that are always black, $S$ is not invertible; there the penalty is alone, and $E$ and $F$ become 0.
+
+The penalty's gradient is $2 \lambda$ times the weights, a line by hand after backward. The digits are trained on the
+rows of $R$ from $X = Q R$, the same loss (see the lesson `pca`). The mean of these rows is not 0, and the library's
+layers have biases that would fit it; so each row $r$ is accompanied by $-r$, and the biases stay 0.
 """
 
 from typing import TYPE_CHECKING, NamedTuple
@@ -86,14 +96,17 @@ if TYPE_CHECKING:
 SPECTRUM = 0.75 ** np.arange(12)  # the Gaussian's eigenvalues
 CODES = 8  # of digits
 SEEN = 4  # codes of the Gaussian, where there is one model
+BETWEEN = (SPECTRUM[3] + SPECTRUM[4]) / 2  # a penalty to which two of six codes are not worth it
 
 
 class Data(NamedTuple):
-    """Centred rows (n, D), the directions in the columns of axes (D, D), and their variances (D,)."""
+    """Centred rows (n, D), the directions in the columns of axes (D, D), their variances (D,), and how to descend."""
 
     rows: Array
     axes: Array
     variances: Array
+    momentum: float
+    steps: int
 
 
 class Penalised(NamedTuple):
@@ -110,23 +123,23 @@ class Penalised(NamedTuple):
 def lesson(quick: bool) -> Findings:
     """Tied, untied and penalised autoencoders on a Gaussian of known spectrum; tied and penalised ones on digits."""
     gaussian, D = known_gaussian(), len(SPECTRUM)
-    tied = {k: learn_tied(gaussian, k, 0.9, 1_000) for k in range(1, D + 1)}
+    tied = {k: learn_tied(gaussian, k) for k in range(1, D + 1)}
     spectra = {k: np.linalg.eigvalsh(W @ W.T)[::-1] for k, W in tied.items()}
     off_spectrum = [np.abs(spectra[k] - (np.arange(D) < k)).max() for k in tied]
     distance = {k: float(np.linalg.norm(W @ W.T - np.eye(D), ord=2)) for k, W in tied.items()}
-    other = learn_tied(gaussian, SEEN, 0.9, 1_000, seed=1)
-    E, F = learn_untied(gaussian, SEEN, 0.0, 0.9, 1_000)
-    known = penalised(gaussian, SEEN, SPECTRUM[SEEN - 1] / 2, 0.9, 2_000)
-    given_up = penalised(gaussian, 6, (SPECTRUM[3] + SPECTRUM[4]) / 2, 0.9, 2_000)
+    other = learn_tied(gaussian, SEEN, seed=1)
+    E, F = learn_untied(gaussian, SEEN, penalty=0.0)
+    known = penalised(gaussian, SEEN, SPECTRUM[SEEN - 1] / 2)
+    given_up = penalised(gaussian, 6, BETWEEN)
 
     images = digits(quick)
     x = images.train.images - images.train.images.mean(axis=0, dtype=np.float64)
     R = condensed(x)
-    found = pca(np.vstack([R, -R]))
-    data = Data(np.vstack([R, -R]), found.axes, found.variances)
-    W, U = learn_tied(data, CODES, 0.98, 2_000), data.axes[:, :CODES]
+    found, rows = pca(x), np.vstack([R, -R])
+    data = Data(rows, found.axes, found.variances, momentum=0.96, steps=1_200)
+    W, U = learn_tied(data, CODES), data.axes[:, :CODES]
     codes = np.corrcoef((x @ W).T)
-    learned = penalised(data, CODES, data.variances[CODES - 1] / 2, 0.98, 2_500)
+    learned = penalised(data, CODES, data.variances[CODES - 1] / 2)
     numbers = (
         Number("k = 1…12: eigenvalues of W Wᵀ off k ones, D − k zeros", max(off_spectrum), at_most=1e-8),
         Number("k < D: ‖W Wᵀ − I‖ off 1", max(abs(distance[k] - 1) for k in range(1, D)), at_most=1e-8),
@@ -137,7 +150,7 @@ def lesson(quick: bool) -> Findings:
         Number("digits: O = Uᵀ W off a rotation, O Oᵀ − I", _largest(U.T @ W @ W.T @ U - np.eye(CODES)), at_most=1e-8),
         Number("digits: largest cosine of a column of W and a direction", _largest(U.T @ W), at_most=0.95),
         Number("digits: largest correlation of two codes", _largest(codes - np.eye(CODES)), at_least=0.1),
-        Number("digits: loss of W rotated off that of W, relative", rotated(data, W), at_most=1e-12),
+        Number("digits: errors of W rotated off those of W, relative", rotated(data, W), at_most=1e-12),
         Number("untied: decoder·encoder off the projector", _largest(F @ E - _projector(gaussian)), at_most=1e-8),
         Number("untied: encoder·decoder off I", _largest(E @ F - np.eye(SEEN)), at_most=1e-8),
         Number("untied: encoder off orthonormal, E Eᵀ − I", _largest(E @ E.T - np.eye(SEEN)), at_least=0.1),
@@ -163,39 +176,39 @@ def known_gaussian() -> Data:
     D = len(SPECTRUM)
     axes = np.linalg.qr(stream(0, Purpose.CHECK).standard_normal((D, D)))[0]
     rows = np.sqrt(D * SPECTRUM)[:, None] * axes.T
-    return Data(np.vstack([rows, -rows]), axes, SPECTRUM)
+    return Data(np.vstack([rows, -rows]), axes, SPECTRUM, momentum=0.9, steps=1_000)
 
 
-def descend(ws: Workspace, data: Data, penalty: float, momentum: float, steps: int) -> None:
+def descend(ws: Workspace, data: Data, penalty: float) -> None:
     """Gradient descent on the loss and `penalty` times the sum of the squares of all parameters."""
-    optimizer = SGD(ws, 1 / (8 * data.variances[0]), momentum)
-    for _ in range(steps):
+    optimizer = SGD(ws, 1 / (8 * data.variances[0]), data.momentum)
+    for _ in range(data.steps):
         ws.forward(data.rows)
         ws.backward()
         ws.dtheta += 2 * penalty * ws.theta
         optimizer.step()
 
 
-def learn_tied(data: Data, k: int, momentum: float, steps: int, seed: int = 0) -> Array:
+def learn_tied(data: Data, k: int, seed: int = 0) -> Array:
     """The one matrix W (D, k) of X̂ = W W' X."""
     n, D = data.rows.shape
     ws = Workspace(LinearAutoencoder(D, k), n, 1, "float64", "reference", seed)
-    descend(ws, data, 0.0, momentum, steps)
+    descend(ws, data, penalty=0.0)
     W: Array = ws.params.W
     return W
 
 
-def learn_untied(data: Data, k: int, penalty: float, momentum: float, steps: int) -> tuple[Array, Array]:
+def learn_untied(data: Data, k: int, penalty: float) -> tuple[Array, Array]:
     """The encoder E (k, D) and the decoder F (D, k) of X̂ = F E X; the library's matrices, for rows, are E' and F'."""
     n, D = data.rows.shape
     ws = Workspace(Autoencoder(D, (), k, "identity"), n, 1, "float64", "reference")
-    descend(ws, data, penalty, momentum, steps)
+    descend(ws, data, penalty)
     return ws.params.encoder[0].W.T, ws.params.decoder[0].W.T
 
 
-def penalised(data: Data, k: int, penalty: float, momentum: float, steps: int) -> Penalised:
-    """Learn with the penalty, and compare with the prediction: for codes below it too, whose vectors are any."""
-    E, F = learn_untied(data, k, penalty, momentum, steps)
+def penalised(data: Data, k: int, penalty: float) -> Penalised:
+    """Learn with the penalty, and compare with the prediction; of a code that is given up the vector may be any."""
+    E, F = learn_untied(data, k, penalty)
     vectors, values, _ = np.linalg.svd(F, full_matrices=False)
     kept = data.variances[:k] > penalty
     predicted = np.sqrt(np.maximum(1 - penalty / data.variances[:k], 0))
@@ -210,15 +223,16 @@ def penalised(data: Data, k: int, penalty: float, momentum: float, steps: int) -
 
 
 def rotated(data: Data, W: Array) -> float:
-    """How much the loss changes when the columns of W are mixed by a random rotation, relative to it."""
+    """How much any row's error changes when a random rotation mixes the columns of W, relative to the largest."""
     n, (D, k) = len(data.rows), W.shape
     O = np.linalg.qr(stream(1, Purpose.CHECK).standard_normal((k, k)))[0]  # noqa: E741
     ws = Workspace(LinearAutoencoder(D, k), n, 1, "float64", "reference")
-    losses = []
+    errors = []
     for turned in (W, W @ O):
         ws.params.W[:] = turned
-        losses.append(float(np.real(ws.forward(data.rows))))
-    return abs(losses[1] / losses[0] - 1)
+        ws.forward(data.rows)
+        errors.append(ws.acts.error.copy())
+    return _largest(errors[1] - errors[0]) / _largest(errors[0])
 
 
 def _held(name: str, found: Penalised) -> tuple[Number, ...]:
@@ -257,16 +271,15 @@ def _draw(spectra: dict[int, Array], found: Penalised, panels: Array) -> "Figure
     spectrum.set(title="Eigenvalues of W Wᵀ", xlabel="rank", xticks=ranks, ylim=(-0.1, 1.45))
     spectrum.legend(frameon=False, fontsize=10, ncols=3, loc="upper center")
 
-    penalty = (SPECTRUM[3] + SPECTRUM[4]) / 2
     variances = np.linspace(0.15, 1.05, 400)
-    curve = np.sqrt(np.maximum(1 - penalty / variances, 0))
+    curve = np.sqrt(np.maximum(1 - BETWEEN / variances, 0))
     values.plot(variances, curve, color=IDLE, linewidth=2, label="√(1 − λ/σ²), or 0")
     values.plot(SPECTRUM[:6], found.spectrum, "o", color=TRAIN, markersize=7, label="learned, six codes")
-    values.axvline(penalty, color=TEST, linestyle="--", label="λ")
+    values.axvline(BETWEEN, color=TEST, linestyle="--", label="λ")
     values.set(
         title="With L2: the decoder's singular values", xlabel="variance σ² of the direction", ylim=(-0.05, 1.15)
     )
-    values.legend(frameon=False, fontsize=10, loc="upper left")
+    values.legend(frameon=False, fontsize=10, loc="lower right")
     for axes in (spectrum, values):
         axes.grid(alpha=0.3)
         axes.spines[["top", "right"]].set_visible(False)

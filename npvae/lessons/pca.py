@@ -1,8 +1,8 @@
 r"""A linear autoencoder performs PCA.
 
-With one linear layer and one matrix for both ways, X̂ = W Wᵀ X, an autoencoder minimises E‖X − X̂‖² where the columns
-of W span the first k principal directions of the centred data, and nowhere else. Gradient descent from a random W
-gets there: the same subspace as that of the singular value decomposition, and the same error.
+With one linear layer and one matrix for both ways, X̂ = W Wᵀ X, the error E‖X − X̂‖² over centred data is least where
+the columns of W are orthonormal and span the first k principal directions, and nowhere else. Gradient descent from a
+random W gets there: to the subspace that the singular value decomposition finds, and to its error.
 
 The data are centred first, $E X = 0$: PCA subtracts the mean, and this autoencoder has no bias that could. Let
 $S = E X X^\top$ be their covariance, with eigenvalues $\lambda_1 \ge \lambda_2 \ge \ldots$ and eigenvectors $u_j$, the
@@ -90,7 +90,7 @@ E_FOLDS = 25  # of the slowest direction's error, which sets the number of steps
 
 
 class Descent(NamedTuple):
-    """The W that was learned, (D, k); by step the angle to PCA's subspace and the loss relative to PCA's, less 1."""
+    """The W that was learned, (D, k); by step, the angle to PCA's subspace, and the loss over PCA's error, less 1."""
 
     W: Array
     steps: list[int]
@@ -108,6 +108,7 @@ def lesson(quick: bool) -> Findings:
     drawn = centred(rng.standard_normal((SAMPLES, D)) * np.sqrt(SPECTRUM) @ axes.T)
     found = pca(drawn)
     sampled = descend(condensed(drawn), found, GAUSSIAN_CODES)
+    sampling = largest_angle(found.axes[:, :GAUSSIAN_CODES], axes[:, :GAUSSIAN_CODES])
 
     data = digits(quick)
     x = centred(data.train.images)
@@ -119,7 +120,7 @@ def lesson(quick: bool) -> Findings:
         Number("Gaussian: loss off the sum of its small eigenvalues", abs(exact.excess[-1]), at_most=1e-8),
         Number("its samples: angle to the SVD's subspace", sampled.angles[-1], at_most=1e-5, unit="rad"),
         Number("its samples: error off PCA's, relative", _off(drawn, sampled.W, found), at_most=1e-8),
-        Number("SVD of the samples off the Gaussian's subspace", largest_angle(found.axes[:, :5], axes[:, :5])),
+        Number("SVD of the samples off the Gaussian's subspace", sampling, unit="rad"),
         Number("digits: angle of the random W at the start", learned.angles[0], at_least=1.0, unit="rad"),
         Number("digits: angle to the SVD's subspace", learned.angles[-1], at_most=1e-5, unit="rad"),
         Number("digits: error off PCA's, relative", _off(x, learned.W, principal), at_most=1e-8),
@@ -134,7 +135,7 @@ def lesson(quick: bool) -> Findings:
         "digits later. Below: ten digits, their reconstructions by PCA with 32 components, and those by the "
         "autoencoder with 32 codes, which look the same."
     )
-    runs = {"Gaussian": exact, "5,000 samples of it": sampled, f"digits, {CODES} codes": learned}
+    runs = {"Gaussian": exact, f"{SAMPLES:,} samples of it": sampled, f"digits, {CODES} codes": learned}
     pictures = data.test.images[:10]
     own = principal.axes[:, :CODES]
     made = [principal.mean + (pictures - principal.mean) @ basis @ basis.T for basis in (own, learned.W)]
