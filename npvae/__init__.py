@@ -12,6 +12,7 @@ from npvae.checking import check_function, check_pair, gradcheck
 from npvae.datasets import Dataset
 from npvae.errors import DivergenceError, InputError
 from npvae.evaluation import Evaluation, evaluate
+from npvae.explaining import Explanation, explain
 from npvae.flat import named
 from npvae.likelihoods import Bernoulli, Gaussian, GaussianLearned, GaussianOptimal, GaussianPixel
 from npvae.ops.threads import get_threads, set_threads
@@ -35,6 +36,7 @@ __all__ = [
     "Diagnosis",
     "DivergenceError",
     "Evaluation",
+    "Explanation",
     "Finding",
     "Gaussian",
     "GaussianLearned",
@@ -54,6 +56,7 @@ __all__ = [
     "cosine",
     "datasets",
     "evaluate",
+    "explain",
     "get_threads",
     "gradcheck",
     "lessons",

@@ -100,6 +100,18 @@ that are inside the package, draws it, and says whether it holds. Its derivation
   npvae lesson all --quick           the same claims on smaller models and fewer images
 
 The exit code is 0 if every claim holds, 1 if one does not."""
+EXPLAIN = """\
+One pass of a model, op by op, recorded while it runs: forward down, backward up, with the formula of each op, what it
+writes, parameters, FLOPs, the norm of every array and of the loss's derivative by it, and the line of source.
+
+  npvae explain                               the default VAE, as it is initialised, on 64 digits
+  npvae explain runs/1                        a trained one, on its own test images
+  npvae explain --hidden 200,200 --bound iwae --samples 5
+  npvae explain --out pass.png                the picture: boxes for arrays, arrows for ops, their width by FLOPs
+  npvae explain --out pass.html               the table as a page
+
+A product counts 2 FLOPs for each multiplication with its addition, any other op 1 for each number of its largest
+array."""
 INFO = """\
 Show what npvae runs on.
 
@@ -164,6 +176,15 @@ def parser() -> argparse.ArgumentParser:
     teaching.add_argument("--out", default="lessons", metavar="DIR", help="folder for figures and numbers (lessons)")
     teaching.add_argument("--json", action="store_true", help="print one JSON object")
 
+    explaining = command("explain", "a pass, op by op", EXPLAIN)
+    explaining.add_argument("run", nargs="?", metavar="DIR", help="a run's folder (a new model)")
+    add_model_options(explaining)
+    explaining.add_argument("--samples", type=int, metavar="K", help="codes drawn per image (1, or the run's)")
+    explaining.add_argument("--batch", type=int, default=64, metavar="N", help="images (64)")
+    explaining.add_argument("--backend", metavar="NAME", help=f"{', '.join(BACKENDS)} ({default_backend()})")
+    explaining.add_argument("--out", metavar="FILE", help=".png or .html (print the table)")
+    explaining.add_argument("--json", action="store_true", help="print one JSON object")
+
     warming = command("warmup", "compile everything now", WARMUP)
     warming.add_argument("--dtype", default="float32", metavar="NAME", help="float32, float64, all (float32)")
 
@@ -194,21 +215,13 @@ def add_train_options(train: argparse.ArgumentParser) -> None:
     data.add_argument("--corruption-level", default=absent, type=float, metavar="X",
                       help="share of pixels hit, or the Gaussian's sigma (0.3)")  # fmt: skip
 
-    model = train.add_argument_group("model")
-    model.add_argument("--model", default="vae", metavar="KIND", help=f"{', '.join(KINDS)} (vae)")
-    model.add_argument("--hidden", type=widths, metavar="W,W", help="widths of the encoder's hidden layers (400)")
-    model.add_argument("--latent", type=int, metavar="Z", help="latents (20)")
-    model.add_argument("--activation", metavar="NAME", help=f"{', '.join(ACTIVATIONS)} (relu)")
-    model.add_argument("--likelihood", metavar="NAME", help=f"{', '.join(LIKELIHOODS)} (bernoulli)")
-    model.add_argument("--sigma", type=float, metavar="X", help="of the likelihood gaussian (1)")
+    add_model_options(train)
 
     objective = train.add_argument_group("objective")
-    objective.add_argument("--bound", metavar="NAME", help=f"{', '.join(BOUNDS)} (elbo)")
     objective.add_argument("--samples", default=absent, type=int, metavar="K", help="codes drawn per image (1)")
     objective.add_argument("--beta", default=absent, type=float, metavar="X", help="weight of the KL (1)")
     objective.add_argument("--warmup", default=absent, type=int, metavar="EPOCHS",
                            help="epochs over which beta grows from 0 (0)")  # fmt: skip
-    objective.add_argument("--free-bits", type=float, metavar="X", help="nats per latent that cost nothing (0)")
 
     steps = train.add_argument_group("optimisation")
     steps.add_argument("--epochs", default=absent, type=int, metavar="N", help=f"passes ({defaults.epochs})")
@@ -231,6 +244,19 @@ def add_train_options(train: argparse.ArgumentParser) -> None:
     run.add_argument("--dtype", default=absent, metavar="NAME", help="float32, float64 (float32)")
     run.add_argument("--out", metavar="DIR", help="folder for the run (runs/1, runs/2, ...)")
     run.add_argument("--json", action="store_true", help="print one JSON object with the final figures")
+
+
+def add_model_options(command: argparse.ArgumentParser) -> None:
+    """What a model is: the options of `npvae.models.make_model`."""
+    model = command.add_argument_group("model")
+    model.add_argument("--model", default="vae", metavar="KIND", help=f"{', '.join(KINDS)} (vae)")
+    model.add_argument("--hidden", type=widths, metavar="W,W", help="widths of the encoder's hidden layers (400)")
+    model.add_argument("--latent", type=int, metavar="Z", help="latents (20)")
+    model.add_argument("--activation", metavar="NAME", help=f"{', '.join(ACTIVATIONS)} (relu)")
+    model.add_argument("--likelihood", metavar="NAME", help=f"{', '.join(LIKELIHOODS)} (bernoulli)")
+    model.add_argument("--sigma", type=float, metavar="X", help="of the likelihood gaussian (1)")
+    model.add_argument("--bound", metavar="NAME", help=f"{', '.join(BOUNDS)} (elbo)")
+    model.add_argument("--free-bits", type=float, metavar="X", help="nats per latent that cost nothing (0)")
 
 
 def widths(text: str) -> tuple[int, ...]:

@@ -25,6 +25,7 @@ from npvae.checkpoint import write_atomically
 from npvae.datasets import Dataset
 from npvae.errors import DivergenceError, InputError, check_whole
 from npvae.evaluation import evaluate
+from npvae.explaining import explain
 from npvae.lessons.page import write_page
 from npvae.models import OPTIONS, make_model
 from npvae.ops import default_backend
@@ -34,8 +35,10 @@ from npvae.selfcheck import Checked, count, selfcheck
 from npvae.training import Interrupted, resume, train
 from npvae.vae import VAE
 from npvae.warmup import warmup
+from npvae.workspace import Workspace
 from npvae.zoo import report as zoo
 
+MODEL = {"model": "vae"}  # the options of a model that are not None when they are left out
 FAILED, BAD_INPUT = 1, 2  # exit codes; a signal gives 128 + its number
 
 
@@ -290,6 +293,41 @@ def all_lessons(options: argparse.Namespace) -> bool:
     return not holds
 
 
+def explain_command(options: argparse.Namespace) -> None:
+    """npvae explain."""
+    if options.run is not None:
+        run = load(options.run)
+        given = [name for name in ("model", "latent", *OPTIONS["vae"]) if getattr(options, name) != MODEL.get(name)]
+        if given:
+            raise InputError(
+                f"--{given[0].replace('_', '-')} is of a new model: leave it out, or leave out {options.run}"
+            )
+        model, theta, images = run.model, run.theta, run.binarize(first(data_of(run, None).test.images, options.batch))
+        samples, dtype = options.samples or run.settings.samples or 1, run.settings.dtype
+    else:
+        images = first(datasets.load("mnist-small").train.images, options.batch)
+        named = {name: getattr(options, name) for name in ("latent", *OPTIONS["vae"])}
+        model, theta = make_model(options.model, images.shape[1], **named), None
+        samples, dtype = options.samples or 1, "float32"
+    ws = Workspace(model, len(images), samples, dtype, options.backend, theta=theta)
+    ws.forward(images)
+    explained = explain(ws)
+    if options.json:
+        write_json(explained.to_dict())
+    elif options.out is None:
+        print(explained)
+    elif Path(options.out).suffix == ".html":
+        head = '<!doctype html><html lang="en"><meta charset="utf-8"><title>npvae explain</title>'
+        write_atomically(Path(options.out), f"{head}\n{explained._repr_html_()}\n</html>\n".encode())
+        print(options.out)
+    elif Path(options.out).suffix == ".png":
+        path = Path(options.out)
+        plots.save({path.stem: explained.figure()}, path.parent)
+        print(options.out)
+    else:
+        raise InputError(f"--out must end in .png or .html, got {options.out}")
+
+
 def warmup_command(options: argparse.Namespace) -> None:
     """npvae warmup."""
     result = warmup(options.dtype, lambda line: print(line, file=sys.stderr))
@@ -396,6 +434,7 @@ COMMANDS: dict[str, Callable[[argparse.Namespace], bool | None]] = {
     "plot": plot_command,
     "gradcheck": gradcheck_command,
     "lesson": lesson_command,
+    "explain": explain_command,
     "warmup": warmup_command,
     "info": info_command,
 }

@@ -147,6 +147,11 @@ class Workspace:
         self.model.backward(self.ops, self.params, self._inputs, self.acts, self.grads, self.dacts, scratch)
 
     @property
+    def inputs(self) -> Inputs | None:
+        """What the last forward read: x, target, eps and beta, as views of the workspace; None before the first."""
+        return self._inputs
+
+    @property
     def terms(self) -> dict[str, float]:
         """What the last forward's loss is made of: {"reconstruction": ..., "rate": ...}, nats per image, unweighted."""
         if self._inputs is None:

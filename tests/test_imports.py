@@ -29,6 +29,8 @@ PARTS = (  # a module may import those on lines above its own
     "training",
     "mosaics filters mmd",
     "plots arguments",
+    "diagrams",
+    "explaining",
     "lessons",
     "cli",
     "__main__",
