@@ -103,7 +103,7 @@ def sizes(draw, dtype):
     M = one_of(around(1, tiles.ROWS // 2, tiles.ROWS, 2 * tiles.ROWS))
     N = one_of(around(1, lanes, tiles.VECTORS * lanes, 2 * tiles.VECTORS * lanes))
     K = one_of(around(1, lanes, 40))
-    cut = draw(one_of("MKN  "))
+    cut = draw(one_of("MKNW  "))
     if cut == "M":
         M = one_of(around(matmul.BLOCK, 2 * matmul.BLOCK))
     elif cut == "K":
@@ -111,6 +111,8 @@ def sizes(draw, dtype):
     elif cut == "N":  # and deep, so that A^T is copied
         M = N = one_of(around(2 * matmul.SHALLOW, 2 * matmul.SHALLOW + lanes))
         K = one_of(around(matmul.SHALLOW + 1, matmul.DEPTH))
+    elif cut == "W":  # so wide that a first strip ends where B's vectors begin, if lines of a cache do with its rows
+        N = one_of([*around(matmul.NARROW * lanes), matmul.NARROW * lanes + 64 // np.dtype(dtype).itemsize])
     return draw(M), draw(N), draw(K)
 
 
@@ -374,7 +376,7 @@ def small_core():
             check(kind, dtype, matmul.BLOCK + 1, 5, 2, rng)
             check(kind, dtype, 3, 2 * lanes + 5, matmul.DEPTH + 1, rng)
             line = 64 // np.dtype(dtype).itemsize  # rows of whole cache lines: a first strip that ends sooner
-            for N in (line, 3 * line):
+            for N in (3 * line, matmul.NARROW * lanes + line):
                 for offset in range(line):
                     check(kind, dtype, 3, N, 4, rng, (0, 0), (offset, 0))
             deep = 2 * matmul.SHALLOW + lanes + 1

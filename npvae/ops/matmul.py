@@ -56,6 +56,7 @@ BLOCK = 32 * ROWS  # rows of A that strip after strip passes by: of 512 terms th
 ROOM = BLOCK * (DEPTH + 2)  # numbers that a thread may pack
 
 SHALLOW = 128  # terms for which copying A^T does not pay; nor does it for twice as many rows or columns
+NARROW = 32  # vectors in a row of B for which a strip more costs as much as vectors that lie across cache lines
 
 
 # ── The product ──────────────────────────────────────────────────────────────────────────────────────────────────
@@ -138,8 +139,9 @@ def compute(
     lanes, mine = lanes_of(c), part * ROOM
     step = DEPTH if turned else depth_of(c, b_row)
     # The first strip ends where a whole vector would begin, so that none of the others lies across two cache lines.
-    wide = BITS // 8
-    lead: Any = -np.int64(b.ctypes.data) % wide // c.itemsize if b_row * c.itemsize % wide == 0 and not turned else 0
+    wide, lead = BITS // 8, np.int64(0)
+    if N // lanes > NARROW and b_row * c.itemsize % wide == 0 and not turned:
+        lead = -np.int64(b.ctypes.data) % wide // c.itemsize
     across = -(-lead // lanes) - (lead - N) // lanes  # vectors in a row of C
     total = across * -(-M // ROWS)  # work, in tiles of one vector
     begin, end = part * total // parts, (part + 1) * total // parts
