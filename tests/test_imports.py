@@ -24,7 +24,7 @@ PARTS = (  # a module may import those on lines above its own
     "autoencoder",
     "workspace",
     "optim checking models specimens",
-    "runs warmup selfcheck adapters quadrature normal linear",
+    "runs warmup selfcheck adapters quadrature normal linear information",
     "evaluation zoo",
     "training",
     "mosaics filters mmd",

@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 
 from npvae import cli, lessons
-from npvae.ops import reference
+from npvae.mlp import ACTIVATIONS
+from npvae.ops import default_backend, load_backend, reference
 
 
 def failing(name):
@@ -72,3 +73,25 @@ def test_the_command_line_says_so(monkeypatch, tmp_path, capsys):
     monkeypatch.setattr(reference, "tied_backward", one_term("decoder"))
     assert cli.main(["lesson", "pca", "--quick", "--out", str(tmp_path)]) == 1
     assert "The claim DOES NOT HOLD." in capsys.readouterr().out
+
+
+def test_depth_without_a_function_between_layers_gains_nothing(monkeypatch):
+    """Several linear layers are one, and of these PCA is the best."""
+    monkeypatch.setitem(ACTIVATIONS, "relu", reference.IDENTITY)
+    assert failing("deep") >= {"2 numbers: PCA's error is larger by", "8 numbers: PCA's error is larger by"}
+
+
+def test_an_autoencoder_whose_code_does_not_learn(monkeypatch, capsys, tmp_path):
+    """The decoder's derivative does not reach the encoder; and the command line says so."""
+    ops = load_backend(default_backend())
+    right = ops.dense_backward
+
+    def wrong(dy, x, W, y, act, out=None, scratch=None):
+        right(dy, x, W, y, act, out=out, scratch=scratch)
+        if out[0] is not None:
+            out[0][:] = 0
+        return out
+
+    monkeypatch.setattr(ops, "dense_backward", wrong)
+    assert cli.main(["lesson", "autoencoder", "--quick", "--out", str(tmp_path)]) == 1
+    assert "FAILS" in capsys.readouterr().out
