@@ -131,7 +131,7 @@ def lesson(quick: bool) -> Findings:
     )
     alt = (
         "Top: by the step of gradient descent, on logarithmic axes, the angle to the SVD's subspace falls from a right "
-        "angle to below a billionth, and the loss comes down to PCA's, on a Gaussian within a few hundred steps, on "
+        "angle to some billionths, and the loss comes down to PCA's, on a Gaussian within a few hundred steps, on "
         "digits later. Below: ten digits, their reconstructions by PCA with 32 components, and those by the "
         "autoencoder with 32 codes, which look the same."
     )
