@@ -83,7 +83,7 @@ from npvae.autoencoder import Autoencoder, LinearAutoencoder
 from npvae.flat import Array
 from npvae.lessons.digits import digits, tiled
 from npvae.lessons.outcome import Findings, Number
-from npvae.linear import condensed, largest_angle, pca
+from npvae.linear import fewer_rows, principal_angle, principal_components
 from npvae.mosaics import new_figure
 from npvae.noise import Purpose, stream
 from npvae.optim import SGD
@@ -134,8 +134,8 @@ def lesson(quick: bool) -> Findings:
 
     images = digits(quick)
     x = images.train.images - images.train.images.mean(axis=0, dtype=np.float64)
-    R = condensed(x)
-    found, rows = pca(x), np.vstack([R, -R])
+    R = fewer_rows(x)
+    found, rows = principal_components(x), np.vstack([R, -R])
     data = Data(rows, found.axes, found.variances, momentum=0.96, steps=1_200)
     W, U = learn_tied(data, CODES), data.axes[:, :CODES]
     codes = np.corrcoef((x @ W).T)
@@ -212,7 +212,7 @@ def penalised(data: Data, k: int, penalty: float) -> Penalised:
     vectors, values, _ = np.linalg.svd(F, full_matrices=False)
     kept = data.variances[:k] > penalty
     predicted = np.sqrt(np.maximum(1 - penalty / data.variances[:k], 0))
-    angles = [largest_angle(vectors[:, [i]], data.axes[:, [i]]) for i in np.flatnonzero(kept)]
+    angles = [principal_angle(vectors[:, [i]], data.axes[:, [i]]) for i in np.flatnonzero(kept)]
     gained = ((data.variances[:k] - penalty) ** 2 / data.variances[:k])[kept].sum()
     least = data.variances.sum() - gained
     error = ((data.rows - data.rows @ G.T @ F.T) ** 2).sum(axis=1).mean()
