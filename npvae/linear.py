@@ -68,8 +68,10 @@ def principal_angle(A: npt.ArrayLike, B: npt.ArrayLike) -> float:
     unless both are matrices with the same number of rows.
 
     >>> e = np.eye(3)
-    >>> principal_angle(e[:, :2], e[:, :2] @ [[2, 1], [0, 1]]) < 1e-15, math.degrees(principal_angle(e[:, 1:], e[:, :2]))
-    (True, 90.0)
+    >>> principal_angle(e[:, :2], e[:, :2] @ [[2, 1], [0, 1]]) < 1e-15
+    True
+    >>> math.degrees(principal_angle(e[:, 1:], e[:, :2]))
+    90.0
     """
     a, b = np.asarray(A, np.float64), np.asarray(B, np.float64)
     if a.ndim != 2 or b.ndim != 2 or len(a) != len(b) or 0 in a.shape or 0 in b.shape:
@@ -94,7 +96,7 @@ def fewer_rows(X: npt.ArrayLike) -> Array:
     if rows.ndim != 2 or len(rows) < rows.shape[1]:
         raise InputError(f"X must be (n, D) with n at least D to have fewer rows, got shape {rows.shape}")
     n, D = rows.shape
-    R: Array = np.linalg.qr(rows, mode="r")
+    R = np.asarray(np.linalg.qr(rows, mode="r"))
     return R * math.sqrt(D / n)
 
 
