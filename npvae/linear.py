@@ -1,88 +1,106 @@
-"""Principal component analysis by the singular value decomposition, to compare linear autoencoders with.
+"""Principal components and what they are compared by: what a linear autoencoder should find, without training.
 
-n rows · D numbers per row · k directions kept · r = min(n, D)
+n images · D pixels · k directions
 """
 
 import math
 from typing import NamedTuple
 
 import numpy as np
+import numpy.typing as npt
 
 from npvae.errors import InputError, check_whole
 from npvae.flat import Array
 
 
-class PCA(NamedTuple):
-    """The mean (D,) of n rows, the principal directions in the columns of `axes` (D, r), and their variances (r,).
+class Components(NamedTuple):
+    """The principal components of images: orthonormal directions in columns, in descending order of the variances."""
 
-    Variances, the eigenvalues of the covariance (divided by n, not n - 1), are in descending order.
-    """
+    mean: Array  # (D,)
+    axes: Array  # (D, min(n, D))
+    variances: Array  # (min(n, D),), the largest eigenvalues of the covariance
 
-    mean: Array
-    axes: Array
-    variances: Array
+    def encode(self, x: Array, k: int) -> Array:
+        """x (n, D) -> coordinates (n, k) along the first k directions."""
+        codes: Array = (x - self.mean) @ self.axes[:, :k]
+        return codes
+
+    def decode(self, z: Array) -> Array:
+        """Coordinates (n, k) along the first k directions -> x (n, D)."""
+        images: Array = self.mean + z @ self.axes[:, : z.shape[1]].T
+        return images
 
     def error(self, k: int) -> float:
         """The mean of |x - x^|^2 where x^ keeps the first k directions: the sum of the other variances.
 
-        InputError unless 1 <= k <= r.
+        InputError unless 1 <= k <= min(n, D).
         """
         if check_whole("k", k) > len(self.variances):
             raise InputError(f"k must be at most {len(self.variances)}, the number of directions, got {k}")
         return float(self.variances[k:].sum())
 
 
-def pca(x: Array) -> PCA:
-    """The principal components of the rows of x (n, D), in float64. InputError if x is not a matrix of finite numbers.
+def principal_components(x: npt.ArrayLike) -> Components:
+    """The principal components of images (n, D), by the singular value decomposition of the centred images.
 
-    >>> found = pca(np.array([[3.0, 0.0], [-3.0, 0.0], [0.0, 1.0], [0.0, -1.0]]))
-    >>> np.abs(found.axes).round(12).tolist(), found.variances.round(12).tolist(), round(found.error(1), 12)
-    ([[1.0, 0.0], [0.0, 1.0]], [4.5, 0.5], 0.5)
+    The covariance, averaged over n, is never formed: squaring would cost half of the digits of its small
+    eigenvalues. In float64. Pearson 1901, "On lines and planes of closest fit to systems of points in space".
+    Raises InputError for what is not (n, D), n > 0, or not finite.
+
+    >>> found = principal_components([[3, 0], [-3, 0], [0, 1], [0, -1]])
+    >>> found.variances.round(12).tolist(), round(found.error(1), 12)
+    ([4.5, 0.5], 0.5)
     """
-    x = _matrix("x", x)
-    mean = x.mean(axis=0)
-    _, singular, axes = np.linalg.svd(x - mean, full_matrices=False)
-    return PCA(mean, axes.T, singular**2 / len(x))
+    images = np.asarray(x, np.float64)
+    if images.ndim != 2 or not images.size or not np.isfinite(images).all():
+        raise InputError(f"principal components are those of finite images (n, D), got shape {images.shape}")
+    mean = images.mean(axis=0)
+    s, directions = np.linalg.svd(images - mean, full_matrices=False)[1:]
+    return Components(mean, directions.T, s**2 / len(images))
 
 
-def condensed(x: Array) -> Array:
-    """At most D rows that every linear autoencoder without a bias takes for x (n, D): the same x'x/n. (r, D).
+def principal_angle(A: npt.ArrayLike, B: npt.ArrayLike) -> float:
+    """The largest angle, in radians, between a direction in one column space and the other; A, B (D, k).
 
-    With x = Q R and Q'Q = 1, |x - x M|^2 = |Q (R - R M)|^2 = |R - R M|^2 for any matrix M (D, D). The factor
-    sqrt(r/n) makes means over rows of these sums. InputError as for `pca`.
+    By its sine, the norm of what of the one lies outside the other: a cosine is 1 to the last bit below 1e-8
+    (Björck & Golub 1973, "Numerical methods for computing angles between linear subspaces"). So angles below some
+    1e-16 are 0. Spaces of different dimensions are a right angle apart. NaN where A or B is not finite; InputError
+    unless both are matrices with the same number of rows.
+
+    >>> e = np.eye(3)
+    >>> principal_angle(e[:, :2], e[:, :2] @ [[2, 1], [0, 1]]) < 1e-15
+    True
+    >>> math.degrees(principal_angle(e[:, 1:], e[:, :2]))
+    90.0
     """
-    x = _matrix("x", x)
-    R = np.linalg.qr(x, mode="r")
-    return np.asarray(R * np.sqrt(len(R) / len(x)))
+    a, b = np.asarray(A, np.float64), np.asarray(B, np.float64)
+    if a.ndim != 2 or b.ndim != 2 or len(a) != len(b) or 0 in a.shape or 0 in b.shape:
+        raise InputError(f"an angle is between the columns of (D, k) and (D, m), got {a.shape} and {b.shape}")
+    if not (np.isfinite(a).all() and np.isfinite(b).all()):
+        return math.nan
+    u, v = _orthonormal(a), _orthonormal(b)
+    if u.shape != v.shape:
+        return math.pi / 2
+    sine = np.linalg.norm(u - v @ (v.T @ u), 2) if u.size else 0.0
+    return math.asin(min(float(sine), 1.0))
 
 
-def largest_angle(a: Array, b: Array) -> float:
-    """The largest principal angle, in radians, between the spans of the columns of a and of b, (D, k) both.
+def fewer_rows(X: npt.ArrayLike) -> Array:
+    """D rows (D, D) on which every linear autoencoder has the loss, and the gradient, that it has on X (n, D).
 
-    From its sine, the norm of what of the one basis is outside of the other span: a cosine cannot tell angles below
-    1e-8 from 0 (Björck and Golub 1973, "Numerical methods for computing angles between linear subspaces"). Near a
-    right angle it is the sine that cannot. InputError if the shapes differ or columns are linearly dependent.
-
-    >>> turn = 1e-9
-    >>> round(largest_angle(np.array([[1.0], [0.0]]), np.array([[np.cos(turn)], [np.sin(turn)]])), 15)
-    1e-09
+    X = QR with Q'Q = I, so |X - X M|^2 = |R - R M|^2 for every M; a loss is an average over rows, hence the factor
+    sqrt(D/n). A model with biases would see another mean. Raises InputError unless X has at least as many rows as
+    columns.
     """
-    a, b = _matrix("a", a), _matrix("b", b)
-    if a.shape != b.shape or a.shape[1] > a.shape[0]:
-        raise InputError(f"a and b must both be (D, k) with k at most D, got {a.shape} and {b.shape}")
-    for name, basis in (("a", a), ("b", b)):
-        if np.linalg.matrix_rank(basis) < basis.shape[1]:
-            raise InputError(f"the columns of {name} are linearly dependent: they span less than {basis.shape[1]}")
-    a, b = np.linalg.qr(a)[0], np.linalg.qr(b)[0]
-    sine = float(np.linalg.norm(b - a @ (a.T @ b), ord=2))
-    return math.asin(min(sine, 1.0))
+    rows = np.asarray(X, np.float64)
+    if rows.ndim != 2 or len(rows) < rows.shape[1]:
+        raise InputError(f"X must be (n, D) with n at least D to have fewer rows, got shape {rows.shape}")
+    n, D = rows.shape
+    R = np.asarray(np.linalg.qr(rows, mode="r"))
+    return R * math.sqrt(D / n)
 
 
-def _matrix(name: str, x: Array) -> Array:
-    """`x` in float64, or InputError if it is not a matrix of finite real numbers with something in it."""
-    if not isinstance(x, np.ndarray) or x.ndim != 2 or x.size == 0 or x.dtype.kind not in "fiub":
-        found = f"{x.shape} of {x.dtype}" if isinstance(x, np.ndarray) else type(x).__name__
-        raise InputError(f"{name} must be a matrix of real numbers, two axes and not empty, got {found}")
-    if not np.isfinite(x).all():
-        raise InputError(f"{name} has entries that are NaN or infinite")
-    return np.asarray(x, np.float64)
+def _orthonormal(a: Array) -> Array:
+    """A basis (D, rank) of the column space of a (D, k)."""
+    u, s, _ = np.linalg.svd(a, full_matrices=False)
+    return u[:, s > s[0] * max(a.shape) * np.finfo(np.float64).eps]

@@ -62,8 +62,8 @@ def test_a_factor_in_the_gradient_of_a_layer(monkeypatch, factor):
 
     monkeypatch.setattr(reference, "dense_backward", wrong)
     assert failing("not_pca") >= {
-        "L2: singular values off √(1 − λ/σ²)",
-        "L2: loss off the prediction, relative",
+        "L2, Gaussian: singular values off √(1 − λ/σ²)",
+        "L2, Gaussian: loss off the prediction, relative",
         "L2, digits: singular values off √(1 − λ/σ²)",
         "L2, digits: loss off the prediction, relative",
     }

@@ -2,7 +2,7 @@ r"""And it is not PCA: the subspace, but not the directions.
 
 W Wᵀ ≠ I: it is the projector on the first k principal directions, the identity only when k = D. The columns of W are
 not these directions, but some rotation of them; and with a decoder of its own an autoencoder need not even have
-orthonormal columns. A penalty on the squares of the weights, λ(‖E‖² + ‖F‖²), brings the directions out: encoder E
+orthonormal columns. A penalty on the squares of the weights, λ(‖G‖² + ‖F‖²), brings the directions out: encoder G
 and decoder F become each other's transpose, with the principal directions for singular vectors.
 
 Let $S = E X X^\top$ be the covariance of the centred data, with eigenvalues $\sigma_1^2 > \sigma_2^2 > \ldots$ and
@@ -18,23 +18,23 @@ $$
 W = U O, \quad E \left[ (W^\top X)(W^\top X)^\top \right] = O^\top \operatorname{diag}(\sigma_1^2, \ldots, \sigma_k^2) O
 $$
 
-With an encoder $E$ and a decoder $F$ of their own, $\hat{X} = F E X$, the freedom is larger still: any invertible
+With an encoder $G$ and a decoder $F$ of their own, $\hat{X} = F G X$, the freedom is larger still: any invertible
 matrix $A$ will do (Baldi and Hornik 1989, "Neural networks and principal component analysis: learning from examples
 without local minima"):
 
 $$
-F = U A, \quad E = A^{-1} U^\top, \quad F E = U U^\top, \quad E F = I
+F = U A, \quad G = A^{-1} U^\top, \quad F G = U U^\top, \quad G F = I
 $$
 
 Now add the penalty (Kunin, Bloom, Goeva and Seed 2019, "Loss landscapes of regularized linear autoencoders": the
-transpose theorem and the landscape theorem). With $C = F E$, and $S$ invertible, the loss is
+transpose theorem and the landscape theorem). With $C = F G$, and $S$ invertible, the loss is
 
 $$
-L = \tr \left[ (I - C) S (I - C)^\top \right] + \lambda \left( \| E \|^2 + \| F \|^2 \right), \quad
-\| E \|^2 + \| F \|^2 = \| E - F^\top \|^2 + 2 \tr C
+L = \tr \left[ (I - C) S (I - C)^\top \right] + \lambda \left( \| G \|^2 + \| F \|^2 \right), \quad
+\| G \|^2 + \| F \|^2 = \| G - F^\top \|^2 + 2 \tr C
 $$
 
-At its minimum the derivative by $F$ is 0, which is $(I - C) S E^\top = \lambda F$. Multiplied by $F^\top$ from the
+At its minimum the derivative by $F$ is 0, which is $(I - C) S G^\top = \lambda F$. Multiplied by $F^\top$ from the
 right it says that
 
 $$
@@ -46,7 +46,7 @@ $k$ at most. Let $b_i \ge 0$ and $v_i$ be its eigenvalues and orthonormal eigenv
 traces are sums over these:
 
 $$
-L = \tr S + \sum_{i \le k} \left[ (b_i^2 - 2 b_i) s_i + 2 \lambda b_i \right] + \lambda \| E - F^\top \|^2
+L = \tr S + \sum_{i \le k} \left[ (b_i^2 - 2 b_i) s_i + 2 \lambda b_i \right] + \lambda \| G - F^\top \|^2
 $$
 
 A term of the sum is least at $b_i = 1 - \lambda / s_i$, where it is $-(s_i - \lambda)^2 / s_i$; or at $b_i = 0$ if
@@ -59,16 +59,16 @@ $$
 $$
 
 since to the $j$-th eigenvalue goes a weight of 1 at most from all $i$ together. With $v_i = u_i$ they are equal, and
-$\| E - F^\top \|$ can be 0 at the same time. Hence, for $\lambda < \sigma_k^2$,
+$\| G - F^\top \|$ can be 0 at the same time. Hence, for $\lambda < \sigma_k^2$,
 
 $$
-F = E^\top = U \operatorname{diag} \left( \sqrt{1 - \lambda / \sigma_i^2} \right) O, \quad
+F = G^\top = U \operatorname{diag} \left( \sqrt{1 - \lambda / \sigma_i^2} \right) O, \quad
 L = \sum_{j} \sigma_j^2 - \sum_{i \le k} \frac{(\sigma_i^2 - \lambda)^2}{\sigma_i^2}
 $$
 
 The code is still free to rotate by $O$. But the singular values of $F$ differ from each other now, and so the singular
 vectors on the side of the data are the $u_i$, one by one and in their order. Where the data have no variance, as
-pixels have none that are always black, $S$ is not invertible; there the penalty is alone, and $E$ and $F$ become 0.
+pixels have none that are always black, $S$ is not invertible; there the penalty is alone, and $G$ and $F$ become 0.
 
 The penalty's gradient is $2 \lambda$ times the weights, a line by hand after backward. The digits are trained on the
 rows of $R$ from $X = Q R$, the same loss (see the lesson `pca`). The mean of these rows is not 0, and the library's
@@ -83,7 +83,7 @@ from npvae.autoencoder import Autoencoder, LinearAutoencoder
 from npvae.flat import Array
 from npvae.lessons.digits import digits, tiled
 from npvae.lessons.outcome import Findings, Number
-from npvae.linear import condensed, largest_angle, pca
+from npvae.linear import fewer_rows, principal_angle, principal_components
 from npvae.mosaics import new_figure
 from npvae.noise import Purpose, stream
 from npvae.optim import SGD
@@ -112,7 +112,7 @@ class Data(NamedTuple):
 class Penalised(NamedTuple):
     """A model learned with the penalty, beside the prediction; all but the spectrum should be 0."""
 
-    transposes: float  # largest entry of E - F'
+    transposes: float  # largest entry of G - F'
     values: float  # largest difference of the singular values from sqrt(1 - penalty/variance)
     angles: float  # largest of the angles between a singular vector and its principal direction, in radians
     loss: float  # relative
@@ -128,14 +128,14 @@ def lesson(quick: bool) -> Findings:
     off_spectrum = [np.abs(spectra[k] - (np.arange(D) < k)).max() for k in tied]
     distance = {k: float(np.linalg.norm(W @ W.T - np.eye(D), ord=2)) for k, W in tied.items()}
     other = learn_tied(gaussian, SEEN, seed=1)
-    E, F = learn_untied(gaussian, SEEN, penalty=0.0)
+    G, F = learn_untied(gaussian, SEEN, penalty=0.0)
     known = penalised(gaussian, SEEN, SPECTRUM[SEEN - 1] / 2)
     given_up = penalised(gaussian, 6, BETWEEN)
 
     images = digits(quick)
     x = images.train.images - images.train.images.mean(axis=0, dtype=np.float64)
-    R = condensed(x)
-    found, rows = pca(x), np.vstack([R, -R])
+    R = fewer_rows(x)
+    found, rows = principal_components(x), np.vstack([R, -R])
     data = Data(rows, found.axes, found.variances, momentum=0.96, steps=1_200)
     W, U = learn_tied(data, CODES), data.axes[:, :CODES]
     codes = np.corrcoef((x @ W).T)
@@ -151,13 +151,13 @@ def lesson(quick: bool) -> Findings:
         Number("digits: largest cosine of a column of W and a direction", _largest(U.T @ W), at_most=0.95),
         Number("digits: largest correlation of two codes", _largest(codes - np.eye(CODES)), at_least=0.1),
         Number("digits: errors of W rotated off those of W, relative", rotated(data, W), at_most=1e-12),
-        Number("untied: decoder·encoder off the projector", _largest(F @ E - _projector(gaussian)), at_most=1e-8),
-        Number("untied: encoder·decoder off I", _largest(E @ F - np.eye(SEEN)), at_most=1e-8),
-        Number("untied: encoder off orthonormal, E Eᵀ − I", _largest(E @ E.T - np.eye(SEEN)), at_least=0.1),
+        Number("untied: decoder·encoder off the projector", _largest(F @ G - _projector(gaussian)), at_most=1e-8),
+        Number("untied: encoder·decoder off I", _largest(G @ F - np.eye(SEEN)), at_most=1e-8),
+        Number("untied: encoder off orthonormal, G Gᵀ − I", _largest(G @ G.T - np.eye(SEEN)), at_least=0.1),
         Number("untied: decoder off orthonormal, Fᵀ F − I", _largest(F.T @ F - np.eye(SEEN)), at_least=0.1),
-        *_held("L2", known),
+        *_held("L2, Gaussian", known),
         *_held("L2, digits", learned),
-        Number("L2 with σ² < λ for two of six: values off prediction", given_up.values, at_most=1e-6),
+        Number("L2, Gaussian, σ² < λ for two of six: values off prediction", given_up.values, at_most=1e-6),
     )
     alt = (
         "Top left: the eigenvalues of W times its transpose are 1 as often as there are codes, and 0 from there on; "
@@ -199,7 +199,7 @@ def learn_tied(data: Data, k: int, seed: int = 0) -> Array:
 
 
 def learn_untied(data: Data, k: int, penalty: float) -> tuple[Array, Array]:
-    """The encoder E (k, D) and the decoder F (D, k) of X̂ = F E X; the library's matrices, for rows, are E' and F'."""
+    """The encoder G (k, D) and the decoder F (D, k) of X̂ = F G X; the library's matrices, for rows, are G' and F'."""
     n, D = data.rows.shape
     ws = Workspace(Autoencoder(D, (), k, "identity"), n, 1, "float64", "reference")
     descend(ws, data, penalty)
@@ -208,17 +208,17 @@ def learn_untied(data: Data, k: int, penalty: float) -> tuple[Array, Array]:
 
 def penalised(data: Data, k: int, penalty: float) -> Penalised:
     """Learn with the penalty, and compare with the prediction; of a code that is given up the vector may be any."""
-    E, F = learn_untied(data, k, penalty)
+    G, F = learn_untied(data, k, penalty)
     vectors, values, _ = np.linalg.svd(F, full_matrices=False)
     kept = data.variances[:k] > penalty
     predicted = np.sqrt(np.maximum(1 - penalty / data.variances[:k], 0))
-    angles = [largest_angle(vectors[:, [i]], data.axes[:, [i]]) for i in np.flatnonzero(kept)]
+    angles = [principal_angle(vectors[:, [i]], data.axes[:, [i]]) for i in np.flatnonzero(kept)]
     gained = ((data.variances[:k] - penalty) ** 2 / data.variances[:k])[kept].sum()
     least = data.variances.sum() - gained
-    error = ((data.rows - data.rows @ E.T @ F.T) ** 2).sum(axis=1).mean()
-    loss = error + penalty * ((E**2).sum() + (F**2).sum())
+    error = ((data.rows - data.rows @ G.T @ F.T) ** 2).sum(axis=1).mean()
+    loss = error + penalty * ((G**2).sum() + (F**2).sum())
     return Penalised(
-        _largest(E - F.T), _largest(values - predicted), max(angles), abs(loss / least - 1), vectors, values
+        _largest(G - F.T), _largest(values - predicted), max(angles), abs(loss / least - 1), vectors, values
     )
 
 

@@ -73,7 +73,7 @@ from npvae.autoencoder import LinearAutoencoder
 from npvae.flat import Array
 from npvae.lessons.digits import digits, tiled
 from npvae.lessons.outcome import Findings, Number
-from npvae.linear import PCA, condensed, largest_angle, pca
+from npvae.linear import Components, fewer_rows, principal_angle, principal_components
 from npvae.mosaics import new_figure
 from npvae.noise import Purpose, stream
 from npvae.optim import SGD
@@ -103,17 +103,17 @@ def lesson(quick: bool) -> Findings:
     rng = stream(0, Purpose.CHECK)
     D = len(SPECTRUM)
     axes = np.linalg.qr(rng.standard_normal((D, D)))[0]
-    known = PCA(np.zeros(D), axes, SPECTRUM)
+    known = Components(np.zeros(D), axes, SPECTRUM)
     exact = descend(np.sqrt(D * SPECTRUM)[:, None] * axes.T, known, GAUSSIAN_CODES)  # rows of this covariance
     drawn = centred(rng.standard_normal((SAMPLES, D)) * np.sqrt(SPECTRUM) @ axes.T)
-    found = pca(drawn)
-    sampled = descend(condensed(drawn), found, GAUSSIAN_CODES)
-    sampling = largest_angle(found.axes[:, :GAUSSIAN_CODES], axes[:, :GAUSSIAN_CODES])
+    found = principal_components(drawn)
+    sampled = descend(fewer_rows(drawn), found, GAUSSIAN_CODES)
+    sampling = principal_angle(found.axes[:, :GAUSSIAN_CODES], axes[:, :GAUSSIAN_CODES])
 
     data = digits(quick)
     x = centred(data.train.images)
-    principal = pca(x)
-    learned = descend(condensed(x), principal, CODES)
+    principal = principal_components(x)
+    learned = descend(fewer_rows(x), principal, CODES)
     best = principal.error(CODES)
     numbers = (
         Number("Gaussian: angle to its own principal subspace", exact.angles[-1], at_most=1e-5, unit="rad"),
@@ -131,7 +131,7 @@ def lesson(quick: bool) -> Findings:
     )
     alt = (
         "Top: by the step of gradient descent, on logarithmic axes, the angle to the SVD's subspace falls from a right "
-        "angle to below a billionth, and the loss comes down to PCA's, on a Gaussian within a few hundred steps, on "
+        "angle to some billionths, and the loss comes down to PCA's, on a Gaussian within a few hundred steps, on "
         "digits later. Below: ten digits, their reconstructions by PCA with 32 components, and those by the "
         "autoencoder with 32 codes, which look the same."
     )
@@ -142,7 +142,7 @@ def lesson(quick: bool) -> Findings:
     return Findings(numbers, _draw(runs, tiled(np.stack([pictures, *made]), data.shape)), alt)
 
 
-def descend(rows: Array, found: PCA, k: int) -> Descent:
+def descend(rows: Array, found: Components, k: int) -> Descent:
     """Minimise |x - x W W'|^2 over centred rows (n, D) by gradient descent with momentum, from a random W."""
     rate, momentum, steps = heavy_ball(found.variances, k)
     ws = Workspace(LinearAutoencoder(rows.shape[1], k), len(rows), 1, "float64", "reference")
@@ -151,7 +151,7 @@ def descend(rows: Array, found: PCA, k: int) -> Descent:
         loss = float(np.real(ws.forward(rows)))
         if step % (steps // 50) == 0 or step == steps:
             seen.steps.append(step)
-            seen.angles.append(largest_angle(ws.params.W, found.axes[:, :k]))
+            seen.angles.append(principal_angle(ws.params.W, found.axes[:, :k]))
             seen.excess.append(loss / found.error(k) - 1)
         if step < steps:
             ws.backward()
@@ -173,14 +173,14 @@ def centred(x: Array) -> Array:
 
 def loss_of_R(x: Array) -> float:
     """The loss of a random W on the D rows of R, beside that on all the n images x (n, D), relative."""
-    W, rows = _random(x), condensed(x)
+    W, rows = _random(x), fewer_rows(x)
     losses = [((part - part @ W @ W.T) ** 2).sum(axis=1).mean() for part in (rows, x)]
     return float(abs(losses[0] / losses[1] - 1))
 
 
 def gradient_error(x: Array) -> float:
     """The gradient by backpropagation on the rows of R, beside the formula with the covariance of x (n, D)."""
-    rows = condensed(x)
+    rows = fewer_rows(x)
     ws = Workspace(LinearAutoencoder(x.shape[1], CODES), len(rows), 1, "float64", "reference")
     ws.theta[:] = _random(x).ravel()
     ws.forward(rows)
@@ -197,7 +197,7 @@ def _random(x: Array) -> Array:
     return stream(1, Purpose.CHECK).normal(0, D**-0.5, (D, CODES))
 
 
-def _off(x: Array, W: Array, found: PCA) -> float:
+def _off(x: Array, W: Array, found: Components) -> float:
     """The error of W (D, k) on centred images x (n, D), off PCA's with as many directions, relative to it."""
     error = ((x - x @ W @ W.T) ** 2).sum(axis=1).mean()
     return float(abs(error / found.error(W.shape[1]) - 1))
