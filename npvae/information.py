@@ -3,8 +3,6 @@
 n images · K samples · Z latent
 """
 
-import math
-
 import numpy as np
 
 from npvae.errors import InputError

@@ -46,7 +46,7 @@ from npvae.datasets import Dataset
 from npvae.flat import Array
 from npvae.lessons.digits import difference, digits, squared_errors
 from npvae.lessons.outcome import Findings, Number
-from npvae.linear import pca
+from npvae.linear import principal_components
 from npvae.mmd import nearest
 from npvae.mosaics import new_figure
 from npvae.plots import CLASSES, TEST, TRAIN
@@ -107,11 +107,10 @@ def lesson(quick: bool) -> Findings:
 
 def by_pca(data: Dataset, k: int) -> Seen:
     """The best linear code."""
-    x, new = data.train.images.astype(np.float64), data.test.images.astype(np.float64)
-    mean = x.mean(axis=0)
-    U = pca(x - mean).axes[:, :k]
-    codes, held_out = (x - mean) @ U, (new - mean) @ U
-    return Seen(codes, held_out, squared_errors(mean + held_out @ U.T, new), read(data, codes, held_out))
+    found = principal_components(data.train.images)
+    codes, held_out = found.encode(data.train.images, k), found.encode(data.test.images, k)
+    errors = squared_errors(found.decode(held_out), data.test.images)
+    return Seen(codes, held_out, errors, read(data, codes, held_out))
 
 
 def by_autoencoder(data: Dataset, k: int, quick: bool) -> Seen:

@@ -139,7 +139,8 @@ def compute(
     lanes, mine = lanes_of(c), part * ROOM
     step = DEPTH if turned else depth_of(c, b_row)
     # The first strip ends where a whole vector would begin, so that none of the others lies across two cache lines.
-    wide, lead = BITS // 8, np.int64(0)
+    wide = BITS // 8
+    lead: Any = np.int64(0)
     if N // lanes > NARROW and b_row * c.itemsize % wide == 0 and not turned:
         lead = -np.int64(b.ctypes.data) % wide // c.itemsize
     across = -(-lead // lanes) - (lead - N) // lanes  # vectors in a row of C
