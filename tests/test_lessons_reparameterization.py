@@ -1,7 +1,6 @@
 """The lesson on reparameterisation with the library broken on purpose: its claim does not hold then."""
 
 import numpy as np
-import pytest
 
 from npvae import lessons
 from npvae.ops import default_backend, load_backend
@@ -36,11 +35,10 @@ def test_a_variance_for_a_deviation(monkeypatch):
     assert "√n sup|Fₙ − F|" in failing()
 
 
-@pytest.mark.parametrize("factor", [0.5, 2.0])
-def test_a_factor_in_the_path_of_sigma(monkeypatch, factor):
+def test_a_factor_in_the_path_of_sigma(monkeypatch):
     def scaled(backward):
         def wrong(dz, stats, eps, out=None):
-            return backward(dz, stats, (factor * eps).astype(eps.dtype), out=out)
+            return backward(dz, stats, (2 * eps).astype(eps.dtype), out=out)
 
         return wrong
 
