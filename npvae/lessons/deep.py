@@ -115,9 +115,9 @@ def by_pca(data: Dataset, k: int) -> Seen:
 
 def by_autoencoder(data: Dataset, k: int, quick: bool) -> Seen:
     """A code of several layers, trained by gradient descent."""
-    hidden, epochs = ((256, 128, 64), 16) if quick else ((400, 200, 100), 20)
+    hidden, epochs, batch, lr = ((320, 128), 25, 40, 4e-3) if quick else ((400, 200, 100), 20, 50, 2e-3)
     model = Autoencoder(data.train.images.shape[1], hidden, k)
-    run = train(model, data, epochs=epochs, batch=50, lr=2e-3, schedule="cosine")
+    run = train(model, data, epochs=epochs, batch=batch, lr=lr, schedule="cosine")
     codes, held_out = run.encode(data.train.images), run.encode(data.test.images)
     return Seen(codes, held_out, squared_errors(run.decode(held_out), data.test.images), read(data, codes, held_out))
 
