@@ -2,17 +2,11 @@
 
 import numpy as np
 import pytest
+from test_lessons import failing
 
-from npvae import cli, lessons
+from npvae import cli
 from npvae.mlp import ACTIVATIONS
 from npvae.ops import default_backend, load_backend, reference
-
-
-def failing(name):
-    """The names of the numbers of a quick run that are out of bounds."""
-    outcome = lessons.run(name, quick=True)
-    assert not outcome.holds
-    return {number.name for number in outcome.numbers if number.holds is False}
 
 
 def one_term(kept):
