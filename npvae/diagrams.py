@@ -4,7 +4,7 @@ import math
 from typing import TYPE_CHECKING, Any
 
 from npvae.mosaics import new_figure
-from npvae.plots import IDLE, TEST, TRAIN
+from npvae.plots import TEST, TRAIN
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -27,14 +27,13 @@ def draw(explained: "Explanation") -> "Figure":
     lanes = {"forward": 0, "backward": 0}
     for step in explained.steps:
         width = 0.8 + 7 * math.sqrt(step.flops / most)
-        labelled = False
         # The longest first: it takes the outer lane, and the shorter one does not cross it.
-        for start, end in sorted(_arrows(step, at), key=lambda pair: -abs(at[pair[0]] - at[pair[1]])):
+        longest_first = sorted(_arrows(step, at), key=lambda pair: -abs(at[pair[0]] - at[pair[1]]))
+        for nth, (start, end) in enumerate(longest_first):
             far = abs(at[start] - at[end]) > 1
             lane = lanes[step.direction] if far else None
             lanes[step.direction] += far
-            _arrow(passing, step, at[start], at[end], width, lane, label=not labelled or not far)
-            labelled = labelled or not far or lane is not None
+            _arrow(passing, step, at[start], at[end], width, lane, label=nth == 0 or not far)
     norms = {one.name: one for step in explained.steps for one in (*step.reads, *step.writes)}
     norms |= {one.name: one for step in down for one in step.writes}  # these know their gradients
     for name, y in at.items():
@@ -63,7 +62,7 @@ def _arrows(step: "Step", at: dict[str, int]) -> list[tuple[str, str]]:
     writes = [one.name.removeprefix("d ") for one in step.writes]
     if step.direction == "backward":
         seeds = [one.name.removeprefix("d ") for one in step.reads if one.name.startswith("d ")] or ["loss"]
-        if step.op == "gaussian_kl_backward" or step.op == "log_ratio_backward":  # into scratch: what it is added to
+        if set(writes) == {"scratch"}:  # a share, which is added to the derivative by what was read
             writes = [name for name in reads if name in at and name not in seeds]
         return [(seed, name) for seed in seeds for name in writes if seed in at and name in at and seed != name]
     return [(start, end) for end in writes for start in reads if start in at and end in at and start != end]
@@ -109,4 +108,3 @@ def _bar(axes: Any, y: float, name: str, leaves: dict[str, int]) -> None:
             axes.text((start + count / 2) / total, y, leaf, ha="center", va="center", fontsize=8.5, color="white")
         start += count
     axes.text(0, y + 0.33, f"{name}: {total:,} numbers", fontsize=9, ha="left", va="bottom", color="black")
-    axes.axhline(y - 0.21, color=IDLE, linewidth=0)
