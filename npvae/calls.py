@@ -20,6 +20,7 @@ Values = Mapping[str, Array]
 Terms = Callable[[str, Array], dict[str, Array]]  # of an array's name and flat indices (n,): each term's slopes (n,)
 
 ELSEWHERE = 1e-3  # how far, relative to an array's size, parameters are moved to see what a call leaves for the next
+BENDS = 1e-9  # relative to the same, no more is what looks like noise where ReLU bends the loss; float32's is 1e-8
 COARSE = 1e-11  # a loss with more noise than this, relative to what it is made of, was not computed in float64
 
 
@@ -59,6 +60,9 @@ def look_at_loss(problem: Problem) -> float | None:
         problem.find("not-finite", f"the loss is {first}")
         return first
     noise, magnitude = roughness(problem.real, first)
+    if ROUNDING * EPS * magnitude < noise <= BENDS * magnitude:
+        # A large ReLU network is bent on every way so long, and not on one of a 64th, on which rounding is the same.
+        noise = min(noise, roughness(problem.real, first, JITTER / 64)[0])
     if not is_steady(problem, first, "a few calls later"):
         return None
     if noise > ROUNDING * EPS * magnitude:
@@ -69,7 +73,7 @@ def look_at_loss(problem: Problem) -> float | None:
     return first
 
 
-def roughness(real: Function, here: float) -> tuple[float, float]:
+def roughness(real: Function, here: float, shortest: float = JITTER) -> tuple[float, float]:
     """The noise of the loss, and the size of what it is made of: rounding in float64 is some EPS times that.
 
     The noise is measured on the way in a random direction (of three, the one in the middle: another may meet a kink),
@@ -86,7 +90,7 @@ def roughness(real: Function, here: float) -> tuple[float, float]:
             with moved(real.params, step, t):
                 return as_number(real.loss())
 
-        length, values = JITTER / 8, [0.0]
+        length, values = shortest / 8, [0.0]
         while max(values) == min(values) and length < ELSEWHERE:
             length *= 8
             values = [value(phi, i * length) for i in range(POINTS)]

@@ -1,7 +1,7 @@
 """All that is asked of a loss and its gradients: of the calls themselves, then of every array; and what follows."""
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from time import perf_counter
 from typing import Any, NamedTuple
@@ -9,12 +9,13 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from npvae.calls import Problem, fit, is_steady, look_at_complex_loss, look_at_gradients, look_at_loss
-from npvae.diagnosis import Evidence
+from npvae.diagnosis import Evidence, place
 from npvae.errors import check_whole
 from npvae.flat import Array
 from npvae.probing import (
     AFFORDABLE,
     COMPLEX,
+    DIRECTIONS,
     SAMPLES,
     SINGLE,
     Judged,
@@ -65,7 +66,7 @@ def examine(problem: Problem, entries: int | None, seed: int = 0, progress: Prog
 
 
 def _examine(problem: Problem, entries: int | None, seed: int, progress: Progress) -> Report:
-    rng = np.random.default_rng(seed)
+    rng, start = np.random.default_rng(seed), perf_counter()
     count = sum(x.size for x in problem.real.params.values())
     most = max(count, 1) if count <= AFFORDABLE else SAMPLES[0]
     if entries is not None:
@@ -84,9 +85,10 @@ def _examine(problem: Problem, entries: int | None, seed: int, progress: Progres
     def ask(name: str, where: Array) -> Probes:
         return probe(real, exact, name, fitted[name][0], where, here)
 
-    start = perf_counter()
+    before = perf_counter()
     along = {name: ask(name, directions(x.size, rng)) for name, x in real.params.items() if x.size > most}
-    sample = most if entries is not None else affordable(len(along), perf_counter() - start)
+    after = perf_counter()
+    sample = affordable(after - start, (after - before) / DIRECTIONS) if entries is None and along else most
     examined = []
     for done, (name, x) in enumerate(real.params.items()):
         probes = [ask(name, strata(x.size, sample if name in along else most, rng))]
@@ -124,18 +126,13 @@ def conclude(problem: Problem, examined: list[Examined], history: Mapping[str, A
     every = [group for groups in judged.values() for group in groups]
     share = sum(np.count_nonzero(group.kinks) for group in every) / max(sum(group.kinks.size for group in every), 1)
     if share > 0:
-        text = f"{100 * share:.2g} % of what was to be checked was left out: the loss is bent there (ReLU, a clamp)"
+        text = f"{100 * share:.3g} % of what was to be checked was left out: the loss is bent there (ReLU, a clamp)"
         advice = ". That is too much: move the parameters off the kinks" if share > KINKS else ""
         problem.find("kinks", text + advice, fatal=share > KINKS)
-    crossed = sum(int(np.count_nonzero(group.crossed)) for group in every)
-    if crossed:
-        where = "lies" if crossed == 1 else "lie"
-        problem.find(
-            "kinks-crossed",
-            f"{crossed} of what was checked {where} on a kink of the loss (ReLU, a clamp): there the complex step, "
-            "which takes one side of it, judges alone",
-            fatal=False,
-        )
+    crossed = sum(np.count_nonzero(group.crossed) for group in every) / max(sum(g.crossed.size for g in every), 1)
+    if crossed > 0:
+        text = f"{100 * crossed:.3g} % of what was checked lies on a kink of the loss (ReLU, a clamp)"
+        problem.find("kinks-crossed", f"{text}: there the complex step judges alone", fatal=False)
     if all(not values.any() for one in examined for values in (p.central for p in one.probes)):
         problem.find("constant", "the loss depends on no parameter: does it read those that it is given?")
 
@@ -172,19 +169,14 @@ def gather(
     worst = int(entries[np.argmax(off)]) if len(entries) else None  # argmax takes a NaN for the largest
     bent = groups[0].wrong & ~one.probes[0].smooth & np.isfinite(one.probes[0].analytic)
     if found is None and bent.any() and np.array_equal(bent, groups[0].wrong):
-        at = ", ".join(str([int(k) for k in np.unravel_index(i, x.shape)]) for i in entries[bent][:4])
-        found = Diagnosis("kink", f"where the loss is bent, it is neither slope nor between them: {at}")
+        text = "where the loss is bent, it is neither slope nor between them"
+        found = Diagnosis("kink", f"{text}: {places(entries[bent], x.shape)}")
     if said == WRONG and found is None and len(groups) > 1 and np.isfinite(one.gradient).all():
         start = worst if groups[0].wrong.any() else None
         worst, found = locate(problem.real, problem.exact if trusted else None, one.name, one.gradient, start)
         if found is None and start is None:  # the entries that are known say nothing of those that are wrong
-            place = [int(i) for i in np.unravel_index(worst, x.shape)]
             seen = f"at none of the {len(entries)} entries looked at: ask for more"
-            found = Diagnosis("unseen", f"wrong at {place} and elsewhere, but {seen}")
-        if found is None and start is None:  # the entries that are known say nothing of those that are wrong
-            place = [int(i) for i in np.unravel_index(worst, x.shape)]
-            seen = f"at none of the {len(entries)} entries looked at: ask for more"
-            found = Diagnosis("unseen", f"wrong at {place} and elsewhere, but {seen}")
+            found = Diagnosis("unseen", f"wrong at {places([worst], x.shape)} and elsewhere, but {seen}")
     if said == WRONG and problem.terms is not None:
         for term, values in problem.terms(one.name, entries).items():
             terms[term] = np.full(x.size, np.nan)
@@ -215,19 +207,23 @@ def describe(
 ) -> TensorCheck:
     """An array's part of the report; `diagnosis` says what there is to say of one that is not wrong."""
     probes = sum(group.kinks.size for group in groups)
-    kinks = sum(int(np.count_nonzero(group.kinks)) for group in groups)
+    kinks, crossed = ([getattr(group, kind) for group in groups] for kind in ("kinks", "crossed"))
+    left_out, acquitted = (sum(map(np.count_nonzero, masks)) for masks in (kinks, crossed))
     exact = [group.complex_error for group in groups if group.complex_error is not None]
     words = None
     if idle:
         words = Diagnosis("no-effect", "the loss does not depend on it")
     elif said == UNDECIDED:
         words = Diagnosis("undecided", "its slopes are lost in the rounding of the loss")
-        if kinks == probes:
+        if left_out == probes:
             words = Diagnosis("undecided", "the loss is bent wherever it was looked at")
         if not all(np.isfinite(p.value).all() for p in one.probes):
             words = Diagnosis("undecided", "the loss is not finite around it")
-    elif kinks:
-        words = Diagnosis("kinks", f"{kinks} of {probes} left out: the loss is bent there")
+    elif left_out:
+        words = Diagnosis("kinks", f"{left_out} of {probes} left out: the loss is bent there, {bends(one, kinks)}")
+    elif acquitted:
+        text = f"{acquitted} of {probes} on a kink, {bends(one, crossed)}: the complex step, which takes a side, judges"
+        words = Diagnosis("kinks-crossed", text)
     return TensorCheck(
         name=one.name,
         shape=one.gradient.shape,
@@ -238,10 +234,23 @@ def describe(
         richardson_error=float(np.max([group.richardson_error for group in groups])),
         worst=worst,
         oracle=RICHARDSONS if not trusted else BOTH if said == WRONG else COMPLEX_STEP,
-        kinks=kinks / max(probes, 1),
+        kinks=left_out / max(probes, 1),
         verdict=said,
         diagnosis=words,
     )
+
+
+def bends(one: Examined, masks: Sequence[Array]) -> str:
+    """Which probes of an array, of entries and of directions, the masks hold."""
+    said = [f"at {places(one.probes[0].where[masks[0]], one.gradient.shape)}"] if masks[0].any() else []
+    along = sum(np.count_nonzero(mask) for mask in masks[1:])
+    return " and ".join([*said, *([f"along {along} random direction{'s' if along > 1 else ''}"] if along else [])])
+
+
+def places(indices: Sequence[int] | Array, shape: tuple[int, ...]) -> str:
+    """The first of flat indices as they are written in code."""
+    said = ", ".join(place(np.array(np.unravel_index(i, shape))) for i in indices[:4])
+    return said + (f" and {len(indices) - 4} more" if len(indices) > 4 else "")
 
 
 def is_idle(one: Examined) -> bool:

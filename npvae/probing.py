@@ -19,7 +19,7 @@ from npvae.reports import OK, UNDECIDED, WRONG, Diagnosis
 AFFORDABLE = 2000  # entries in all parameters together that are checked one by one: some seconds for a tiny net
 DIRECTIONS = 2  # otherwise, of each array
 SAMPLES = (16, 8, 4, 2)  # and as many of its entries, the first number with which
-BUDGET = 9.0  # all probes together are expected to take no more seconds, judged by how long the directions took
+BUDGET = 9.0  # the check is expected to take no more seconds, judged by how long the directions took
 
 # Tolerances. All are relative to the largest expected entry of the same array, so that a small array's error does not
 # hide behind a large one's. A right formula in float64 is off by 1e-15 to 1e-12, a wrong one by 1e-3 or more: between
@@ -85,13 +85,13 @@ def strata(size: int, entries: int, rng: np.random.Generator) -> Array:
     return chosen
 
 
-def affordable(arrays: int, spent: float) -> int:
-    """How many entries of each of so many arrays, whose directions took `spent` seconds, the budget allows.
+def affordable(spent: float, each: float) -> int:
+    """How many entries of every array the budget allows, `spent` seconds after the check began.
 
-    An entry costs what a direction does or less: where ReLU bends the loss, a direction crosses more of the bends.
+    each: what one direction in every array took. An entry costs as much or less: where ReLU bends the loss, a direction
+    crosses more of the bends.
     """
-    each = spent / DIRECTIONS  # of one probe in every array
-    return next((n for n in SAMPLES if spent + n * each <= BUDGET), SAMPLES[-1]) if arrays else SAMPLES[0]
+    return next((n for n in SAMPLES if spent + n * each <= BUDGET), SAMPLES[-1])
 
 
 class Probes(NamedTuple):

@@ -175,10 +175,13 @@ def noise(scene: Scene) -> Diagnosis | None:
         W, *b = (scene.evidence[name].off for name in code.mu.names)
         alone = all(map(_half_wrong, [code.mu.upright(W), *(off.reshape(-1) for off in b)]))
     else:
-        whole = all(name in scene.wrong and scene.wrong[name].kind == "unknown" for name in scene.cause.names)
+        whole = set(scene.cause.names) <= set(scene.wrong) and _is_whole(scene)
         alone = whole and (scene.right(code.mu.names) or scene.right(code.logvar.names))
+    who = "mu's part is right and log sigma's is not"
+    if scene.cause != code.logvar:  # the first of two layers, as which mu is expected
+        who = f"{code.logvar.W}'s part is right and this one's is not. If this is log sigma"
     text = (
-        "mu's part is right and log sigma's is not: backward's noise is not forward's (drawn anew, or another row's), "
+        f"{who}: backward's noise is not forward's (drawn anew, or another row's), "
         "or the path through sigma or the rate's derivative by it is wrong"
     )
     return Diagnosis("noise", text) if alone else None
@@ -274,6 +277,17 @@ def _holds(scene: Scene, one: Layer, other: Layer) -> bool:
     return all(b.wrong and misfit(a.analytic[b.known], b.pair[1]) <= FIT for a, b in pairs)
 
 
+def _is_whole(scene: Scene) -> bool:
+    """Whether what is wrong of the cause is so as a whole. Inputs that are 0 in all the rows concerned (units that ReLU
+    has shut off) have a gradient of 0 in W, which is right; W then is wrong in the others, for every output.
+    """
+    W, b = scene.cause.W, scene.cause.b
+    kinds = {name: scene.wrong[name].kind for name in scene.cause.names if name in scene.wrong}
+    if kinds == {W: "part", b: "unknown"}:
+        return bool(scene.cause.upright(scene.evidence[W].off).any(axis=0).all())
+    return set(kinds.values()) == {"unknown"}
+
+
 def _is_code(scene: Scene) -> bool:
     return scene.code is not None and scene.cause in (scene.code.mu, scene.code.logvar)
 
@@ -307,7 +321,7 @@ def diagnose(
     kinds = {wrong[name].kind for name in of_cause}
     anew = next((finding for finding in findings if finding.kind == "gradient-random"), None)
     if kinds <= {"unknown", "part", "entry"}:
-        hypotheses = OF_PARTS + (OF_WHOLES if kinds == {"unknown"} else ())
+        hypotheses = OF_PARTS + (OF_WHOLES if _is_whole(scene) else ())
         of_layer = next((d for hypothesis in hypotheses if (d := hypothesis(scene)) is not None), None)
         if anew is not None:
             of_layer = Diagnosis("noise", "two calls at the same parameters differ: the noise is redrawn")

@@ -189,6 +189,26 @@ def test_a_code_that_is_wrong_as_a_whole():
     assert report.diagnosis.kind == "activation" and "what flows back to the code" in report.diagnosis.text
 
 
+@pytest.mark.parametrize(
+    "first, words",
+    [("v", "Wv, bv: mu's part is right and log sigma's is not: "), ("m", "Wm, bm: Wv's part is right and this one's")],
+)
+def test_one_of_mu_and_log_sigma(first, words):
+    """Which of two layers is log sigma, nobody says: it is expected to be the second."""
+
+    def change(g):
+        rng = np.random.default_rng(0)
+        return g | {name: rng.standard_normal(g[name].shape) for name in (f"W{first}", f"b{first}")}
+
+    report = spoilt(change)
+    assert report.diagnosis.kind == "noise" and words in report.diagnosis.text
+
+
+def test_a_layer_of_the_code_whose_bias_is_right():
+    report = spoilt(lambda g: g | {"Wv": np.random.default_rng(0).standard_normal(g["Wv"].shape)})
+    assert (report.diagnosis.kind, report.diagnosis.text[:4]) == ("input", "Wv: ")
+
+
 def test_the_decoder_alone():
     def change(g):
         return {k: 2 * v if k in ("W3", "b3", "W5") else v for k, v in g.items()}
