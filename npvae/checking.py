@@ -116,7 +116,9 @@ def check_pair(
         name: np.array(value, np.float64)
         for name, value in check_arrays("inputs", {n: arrays[n] for n in names}).items()
     }
-    first = _named(outputs, forward(**_copied(arrays | params), **fixed), "forward", "outputs")
+    given = _copied(arrays | params)
+    first = _named(outputs, forward(**given, **fixed), "forward", "outputs")
+    overwritten = [name for name, value in (arrays | params).items() if not same(value, given[name])]
     rng = np.random.default_rng(seed)
     parameters = _parameters(backward)
     v = {f"d{name}": rng.standard_normal(np.shape(value)) for name, value in first.items()}
@@ -134,7 +136,7 @@ def check_pair(
 
     def loss_of(function: Callable[..., Any], values: Values) -> Callable[[], Any]:
         def loss() -> Any:
-            put_out = _named(outputs, function(**(arrays | dict(values)), **fixed), "forward", "outputs")
+            put_out = _named(outputs, function(**_copied(arrays | dict(values)), **fixed), "forward", "outputs")
             return sum(np.sum(w * put_out[name[1:]]) for name, w in v.items())
 
         return loss
@@ -143,7 +145,7 @@ def check_pair(
 
     def derivatives() -> dict[str, Array]:
         given = arrays | params
-        pool = {**_named(outputs, forward(**given, **fixed), "forward", "outputs"), **given, **fixed, **v}
+        pool = {**_named(outputs, forward(**_copied(given), **fixed), "forward", "outputs"), **given, **fixed, **v}
         used = {name: pool[name] for name in parameters if name in pool}
         before = {name: value.copy() for name, value in used.items() if isinstance(value, np.ndarray)}
         result = backward(**used)
@@ -162,8 +164,9 @@ def check_pair(
     )
     with np.errstate(all="ignore"):
         derivatives()
-    if changed:
-        problem.find("mutation", f"backward changes what it is given: {', '.join(changed)}")
+    for who, names in (("forward", overwritten), ("backward", changed)):
+        if names:
+            problem.find("mutation", f"{who} changes what it is given: {', '.join(names)}")
     return examine(problem, entries, seed)
 
 

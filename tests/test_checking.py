@@ -892,6 +892,14 @@ def test_a_pair_that_changes_what_it_is_given():
     assert not report.ok and all(c.ok for c in report.tensors)
     assert report.findings[0].kind == "mutation" and "dy" in report.findings[0].text
 
+    def forward(x):
+        x *= x
+        return x
+
+    squares = nv.check_pair(forward, lambda dy, x: 2 * dy * x, {"x": X})
+    assert not squares.ok and all(c.ok for c in squares.tensors)
+    assert [f.text for f in squares.findings] == ["forward changes what it is given: x"]
+
 
 def test_a_pair_whose_exact_forward_is_another_function():
     def backward(dy, x, W):
