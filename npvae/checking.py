@@ -164,7 +164,7 @@ def check_pair(
     )
     with np.errstate(all="ignore"):
         derivatives()
-    for who, names in (("forward", overwritten), ("backward", changed)):
+    for who, names in (("forward", overwritten), ("backward", [*changed])):
         if names:
             problem.find("mutation", f"{who} changes what it is given: {', '.join(names)}")
     return examine(problem, entries, seed)
