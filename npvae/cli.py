@@ -3,7 +3,6 @@
 import argparse
 import io
 import json
-import math
 import os
 import platform
 import signal
@@ -30,6 +29,7 @@ from npvae.lessons.page import write_page
 from npvae.models import OPTIONS, make_model
 from npvae.ops import default_backend
 from npvae.progress import Progress
+from npvae.reports import plain
 from npvae.runs import CONFIG, FIGURES, Run, Settings, load, read_config
 from npvae.selfcheck import Checked, count, selfcheck
 from npvae.training import Interrupted, resume, train
@@ -39,6 +39,16 @@ from npvae.workspace import Workspace
 from npvae.zoo import report as zoo
 
 MODEL = {"model": "vae"}  # the options of a model that are not None when they are left out
+PAGE = """\
+<!DOCTYPE html>
+<html lang="en">
+<head>
+<meta charset="utf-8">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<title>npvae explain</title>
+</head>
+<body style="font-family:sans-serif">
+"""
 FAILED, BAD_INPUT = 1, 2  # exit codes; a signal gives 128 + its number
 
 
@@ -295,6 +305,11 @@ def all_lessons(options: argparse.Namespace) -> bool:
 
 def explain_command(options: argparse.Namespace) -> None:
     """npvae explain."""
+    path = None if options.out is None else Path(options.out)
+    if path is not None and path.suffix not in (".png", ".html"):
+        raise InputError(f"--out must end in .png or .html, got {path}")
+    if path is not None and options.json:
+        raise InputError("--out writes a picture or a page, --json prints: give one of them")
     if options.run is not None:
         run = load(options.run)
         given = [name for name in ("model", "latent", *OPTIONS["vae"]) if getattr(options, name) != MODEL.get(name)]
@@ -302,30 +317,31 @@ def explain_command(options: argparse.Namespace) -> None:
             raise InputError(
                 f"--{given[0].replace('_', '-')} is of a new model: leave it out, or leave out {options.run}"
             )
-        model, theta, images = run.model, run.theta, run.binarize(first(data_of(run, None).test.images, options.batch))
+        images = first(data_of(run, options.data).test.images, options.batch)
+        run.check(images)
+        model, theta, images = run.model, run.theta, run.binarize(images)
+        seen = run.corrupt(images)
         samples, dtype = options.samples or run.settings.samples or 1, run.settings.dtype
     else:
-        images = first(datasets.load("mnist-small").train.images, options.batch)
+        images = first(datasets.load(options.data or "mnist-small").test.images, options.batch)
         named = {name: getattr(options, name) for name in ("latent", *OPTIONS["vae"])}
-        model, theta = make_model(options.model, images.shape[1], **named), None
+        model, theta, seen = make_model(options.model, images.shape[1], **named), None, images
+        if isinstance(model, VAE):
+            model.p_x.check(images)
         samples, dtype = options.samples or 1, "float32"
     ws = Workspace(model, len(images), samples, dtype, options.backend, theta=theta)
-    ws.forward(images)
+    ws.forward(seen, None if seen is images else images)
     explained = explain(ws)
     if options.json:
         write_json(explained.to_dict())
-    elif options.out is None:
+    elif path is None:
         print(explained)
-    elif Path(options.out).suffix == ".html":
-        head = '<!doctype html><html lang="en"><meta charset="utf-8"><title>npvae explain</title>'
-        write_atomically(Path(options.out), f"{head}\n{explained._repr_html_()}\n</html>\n".encode())
-        print(options.out)
-    elif Path(options.out).suffix == ".png":
-        path = Path(options.out)
-        plots.save({path.stem: explained.figure()}, path.parent)
-        print(options.out)
+    elif path.suffix == ".html":
+        write_atomically(path, f"{PAGE}{explained._repr_html_()}\n</body>\n</html>\n".encode())
+        print(path)
     else:
-        raise InputError(f"--out must end in .png or .html, got {options.out}")
+        plots.save({path.stem: explained.figure()}, path.parent)
+        print(path)
 
 
 def warmup_command(options: argparse.Namespace) -> None:
@@ -421,8 +437,7 @@ def npy_bytes(array: Any) -> bytes:
 
 def write_json(values: dict[str, Any]) -> None:
     """One JSON object on stdout; a number that JSON lacks (NaN, inf) becomes null."""
-    lossless = {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in values.items()}
-    print(json.dumps(lossless, allow_nan=False))
+    print(json.dumps(plain(values), allow_nan=False))
 
 
 COMMANDS: dict[str, Callable[[argparse.Namespace], bool | None]] = {

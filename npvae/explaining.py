@@ -17,9 +17,10 @@ import numpy as np
 
 from npvae.diagrams import draw
 from npvae.errors import InputError
-from npvae.flat import Array, leaves
+from npvae.flat import Array, Tree, carve, leaves, sizes, zeros
 from npvae.mlp import ACTIVATIONS
 from npvae.ops import reference
+from npvae.reports import plain
 from npvae.workspace import Workspace
 
 if TYPE_CHECKING:
@@ -34,20 +35,28 @@ class Operand(NamedTuple):
     """An array that an op read or wrote: its name in the workspace's trees, its shape and its norm at that time.
 
     gradient: the norm of the loss's derivative by it when backward was through; None where none is kept, as for x.
+    final: of a derivative to which something was added later, its norm when backward was through.
     """
 
     name: str
     shape: tuple[int, ...]
     norm: float
     gradient: float | None = None
+    final: float | None = None
 
 
 class Step(NamedTuple):
-    """One call of an op. source: where the op is defined in the reference; caller: the line that called it."""
+    """One call of an op.
+
+    formula: of a forward, what its docstring opens with; of a backward, the derivation above it. act: the activation
+    in it, "" if it has none. parameters: how many numbers of theta it reads. source: where the op is defined in the
+    reference; caller: the line that called it.
+    """
 
     direction: str
     op: str
     formula: str
+    act: str
     reads: tuple[Operand, ...]
     writes: tuple[Operand, ...]
     parameters: int
@@ -69,83 +78,97 @@ class Explanation:
     theta: Mapping[str, int]
     acts: Mapping[str, int]
 
-    def rows(self) -> list[tuple[str, ...]]:
-        """The cells of the table, a row for every array that is written; what all rows of a step share is in its first.
-
-        op, what is written, shape, parameters, FLOPs, norm, norm of the gradient, where the op is defined and called.
-        """
-        cells: list[tuple[str, ...]] = []
-        for step in self.steps:
-            for nth, one in enumerate(step.writes):
-                first = nth == 0
-                cells.append((
-                    step.op if first else "",
-                    one.name,
-                    " × ".join(map(str, one.shape)) or "a number",
-                    f"{step.parameters:,}" if first and step.parameters else "",
-                    f"{step.flops:,}" if first else "",
-                    f"{one.norm:.4g}",
-                    "" if one.gradient is None else f"{one.gradient:.4g}",
-                    f"{step.source}, called at {step.caller}" if first else "",
-                ))  # fmt: skip
-        return cells
-
-    def __str__(self) -> str:
-        rows = [HEAD, *self.rows()]
-        widths = [max(len(row[column]) for row in rows) for column in range(len(HEAD))]
-        align = [str.ljust] * 3 + [str.rjust] * 4 + [str.ljust]
-        lines = [
-            "  ".join(side(text, width) for side, text, width in zip(align, row, widths, strict=True)).rstrip()
-            for row in rows
-        ]
-        table, body = [self.title, f"loss {self.loss:.6g}, {self.totals()}", "", lines[0]], iter(lines[1:])
-        for direction, steps in self.parts():
-            table.append(f"── {direction} " + "─" * (len(lines[0]) - len(direction) - 4))
-            for step in steps:
-                for nth, _ in enumerate(step.writes):
-                    table.append(next(body))
-                    if nth == 0:
-                        table += [f"    {line}" for line in step.formula.split("\n")]
-        return "\n".join(table)
-
     def parts(self) -> list[tuple[str, list[Step]]]:
         """The steps down, and the steps up."""
         return [(name, [step for step in self.steps if step.direction == name]) for name in (FORWARD, BACKWARD)]
 
     def totals(self) -> str:
-        """The parameters and the FLOPs of both directions, in words."""
+        """The loss, and the parameters and FLOPs of both directions, in words."""
         down, up = (sum(step.flops for step in steps) for _, steps in self.parts())
-        return f"{sum(self.theta.values()):,} parameters, {down:,} FLOPs forward, {up:,} backward"
+        counts = f"{sum(self.theta.values()):,} parameters, {down:,} FLOPs forward, {up:,} backward"
+        return f"loss {self.loss:.6g}, {counts}"
+
+    def rows(self, step: Step) -> list[tuple[str, ...]]:
+        """The cells of a step under HEAD: a row for every array that it writes, then one for every parameter it reads.
+
+        Parameters have their rows on the way down, where they are first read.
+        """
+        read = [one for one in step.reads if one.name in self.theta and step.direction == FORWARD]
+        cells = []
+        for nth, one in enumerate((*step.writes, *read)):
+            cells.append((
+                step.op if nth == 0 else "",
+                one.name if nth < len(step.writes) else f"  {one.name}",
+                shape(one),
+                f"{step.flops:,}" if nth == 0 else "",
+                "" if nth < len(step.writes) else f"{math.prod(one.shape):,}",
+                f"{one.norm:.4g}" + ("" if one.final is None else f" → {one.final:.4g}"),
+                "" if one.gradient is None else f"{one.gradient:.4g}",
+            ))  # fmt: skip
+        return cells
+
+    def notes(self) -> list[str]:
+        """What is said below the cells of each step: formula, in full the first time; what it reads; the source."""
+        told: set[str] = set()
+        said = []
+        for step in self.steps:
+            text, gap = ("as above", ", ") if step.op in told else (step.formula, "\n")
+            told.add(step.op)
+            act = f"{gap}act: {step.act}" if step.act else ""
+            reads = ", ".join(one.name + ("" if one.name in self.theta else f" {shape(one)}") for one in step.reads)
+            said.append(f"{text}{act}\nreads {reads}\n{step.source}, called at {step.caller}")
+        return said
+
+    def __str__(self) -> str:
+        rows = [HEAD, *(row for step in self.steps for row in self.rows(step))]
+        widths = [max(len(row[column]) for row in rows) for column in range(len(HEAD))]
+
+        def line(row: tuple[str, ...]) -> str:
+            cells = (f"{text:{side}{width}}" for side, text, width in zip(SIDES, row, widths, strict=True))
+            return "  ".join(cells).rstrip()
+
+        notes = iter(self.notes())
+        table = [self.title, self.totals(), "", line(HEAD)]
+        for direction, steps in self.parts():
+            table.append(f"── {direction} ".ljust(sum(widths) + 2 * len(widths) - 2, "─"))
+            for step in steps:
+                table += map(line, self.rows(step))
+                table += (f"    {note}" for note in next(notes).split("\n"))
+        return "\n".join([*table, "", LEGEND])
 
     def _repr_html_(self) -> str:
-        """The table for a notebook: self-contained."""
-        cells = iter(self.rows())
-        head = "".join(f"<th>{html.escape(name)}</th>" for name in HEAD)
-        lines = [f"<table><caption>{html.escape(self.title)}<br>loss {self.loss:.6g}, {self.totals()}</caption>",
-                 f"<thead><tr>{head}</tr></thead>"]  # fmt: skip
+        """The same table for a notebook: it needs nothing else, and scrolls by itself where it is too wide."""
+        notes, sides = iter(self.notes()), ["right" if side == ">" else "left" for side in SIDES]
+
+        def row(cells: tuple[str, ...], tag: str) -> str:
+            texts = zip(sides, map(html.escape, cells), strict=True)
+            return (
+                "<tr>" + "".join(f'<{tag} style="text-align:{side}">{text}</{tag}>' for side, text in texts) + "</tr>"
+            )
+
+        wide = f'colspan="{len(HEAD)}" style="text-align:left"'
+        lines = ['<div style="overflow-x:auto"><table style="white-space:pre">',
+                 f"<caption>{html.escape(self.title)}\n{html.escape(self.totals())}</caption>",
+                 f"<thead>{row(HEAD, 'th')}</thead>"]  # fmt: skip
         for direction, steps in self.parts():
-            lines.append(f'<tbody><tr><th colspan="{len(HEAD)}" style="text-align:left">{direction}</th></tr>')
+            lines.append(f"<tbody><tr><th {wide}>{direction}</th></tr>")
             for step in steps:
-                for nth, _ in enumerate(step.writes):
-                    row = [html.escape(text) for text in next(cells)]
-                    if nth == 0:
-                        row[0] = f"<code>{row[0]}</code><pre style='margin:0'>{html.escape(step.formula)}</pre>"
-                    sides = ["left"] * 3 + ["right"] * 4 + ["left"]
-                    both = zip(sides, row, strict=True)
-                    lines.append(
-                        "<tr>" + "".join(f'<td style="text-align:{side}">{text}</td>' for side, text in both) + "</tr>"
-                    )
+                lines += [row(cells, "td") for cells in self.rows(step)]
+                note = f'<pre style="margin:0 0 0.6em 2em">{html.escape(next(notes))}</pre>'
+                lines.append(f"<tr><td {wide}>{note}</td></tr>")
             lines.append("</tbody>")
-        return "\n".join([*lines, "</table>"])
+        return "\n".join([*lines, f"</table><p>{html.escape(LEGEND)}</p></div>"])
 
     def to_dict(self) -> dict[str, Any]:
-        """All of it as plain JSON values."""
+        """All of it as plain JSON values; a number that JSON lacks (NaN, inf) is None."""
         steps = [
             step._asdict() | {"reads": [o._asdict() for o in step.reads], "writes": [o._asdict() for o in step.writes]}
             for step in self.steps
         ]
-        return {"title": self.title, "loss": self.loss, "theta": dict(self.theta), "acts": dict(self.acts),
-                "steps": steps}  # fmt: skip
+        everything: dict[str, Any] = plain({
+            "title": self.title, "loss": self.loss, "theta": dict(self.theta), "acts": dict(self.acts), "steps": steps,
+        })  # fmt: skip
+        return everything
 
     def figure(self) -> "Figure":
         """The pass as a picture: boxes for arrays, arrows for ops, down at the left and up at the right, their width by
@@ -154,7 +177,12 @@ class Explanation:
         return draw(self)
 
 
-HEAD = ("op", "writes", "shape", "parameters", "FLOPs", "norm", "norm of gradient", "source")
+HEAD = ("op", "array", "shape", "FLOPs", "parameters", "norm", "norm of gradient")
+SIDES = "<<<>>>>"
+LEGEND = """\
+d: the loss's derivative by what follows. a → b: the norm is a when the op has written, b when the shares are added.
+A product counts 2 FLOPs for each multiplication with its addition, and of a layer the products alone are counted; any
+other op counts 1 for each number of its largest array. A norm is the root of the sum of squares."""
 
 
 def explain(ws: Workspace) -> Explanation:
@@ -162,9 +190,9 @@ def explain(ws: Workspace) -> Explanation:
 
     A private workspace on the same parameters makes the pass again, with the same batch and noise: `ws` is left as it
     is. A norm is the root of the sum of squares; that of a gradient is by the array that was written, when backward was
-    through. FLOPs: a product counts 2 for each multiplication with its addition; of any other op each number of its
-    largest array counts once, which says how much there is to do, not how long an exponential takes. Raises InputError
-    before the first forward.
+    through. FLOPs: a product counts 2 for each multiplication with its addition, and of a layer the products alone are
+    counted; of any other op each number of its largest array counts once, which says how much there is to do, not how
+    long an exponential takes. Raises InputError before the first forward.
 
     >>> import npvae as nv
     >>> ws = nv.Workspace(nv.VAE(data=6, hidden=(5,), latent=2), batch=4)
@@ -180,21 +208,29 @@ def explain(ws: Workspace) -> Explanation:
         raise InputError("explain shows the last forward and its backward: call ws.forward(x) first")
     x, target, eps, beta = ws.inputs
     own = Workspace(ws.model, len(x), ws.samples, ws.dtype, ws.backend, theta=ws.theta)
-    again = (x.real, None if target is x else target.real, *(() if eps is None else (eps, beta)))
-    own.forward(*again)
+    noise = () if eps is None else (eps.real, beta)
+    own.forward(x.real, None if target is x else target.real, *noise)
     own.backward()  # now everything has its memory, by which it is known
-    recorder = Recorder(own)
-    own.ops = recorder  # type: ignore[assignment]  # it stands in for a module
-    loss = float(np.real(own.forward(*again)))
-    own.backward()
-    gradients = {name: norm(view) for name, view in leaves(own.dacts)}
+    layout = own.model.scratch(own.ops, len(x), own.samples)
+    scratch = carve(layout, zeros(sizes(layout)[0], own.dtype))
+    recorder = Recorder(own, scratch)
+    loss = own.model.forward(recorder, own.params, own.inputs, own.acts)  # type: ignore[arg-type]  # they fit
+    own.model.backward(recorder, own.params, own.inputs, own.acts, own.grads, own.dacts, scratch)  # type: ignore
+    gradients = {name: norm(view) for tree in (own.grads, own.dacts) for name, view in leaves(tree)}
+
+    def ended(one: Operand) -> Operand:
+        final = gradients.get(one.name.removeprefix("d "))
+        if one.name.startswith("d "):
+            return one._replace(final=None if final == one.norm or math.isnan(one.norm) else final)
+        return one._replace(gradient=final)
+
     steps = tuple(
-        step._replace(writes=tuple(one._replace(gradient=gradients.get(one.name)) for one in step.writes))
+        step._replace(reads=tuple(map(ended, step.reads)), writes=tuple(map(ended, step.writes)))
         for step in recorder.steps
     )
-    sizes = ({name: view.size for name, view in leaves(tree)} for tree in (own.params, own.acts))
+    counts = ({name: view.size for name, view in leaves(tree)} for tree in (own.params, own.acts))
     title = f"{ws.model!r}: {len(x)} images, {ws.samples} sample{'s' * (ws.samples > 1)} each, {ws.backend}, {ws.dtype}"
-    return Explanation(title, loss, steps, *sizes)
+    return Explanation(title, float(np.real(loss)), steps, *counts)
 
 
 def norm(a: Any) -> float:
@@ -205,15 +241,18 @@ def norm(a: Any) -> float:
 class Recorder:
     """A backend that notes every forward and backward that is called on it."""
 
-    def __init__(self, ws: Workspace) -> None:
+    def __init__(self, ws: Workspace, scratch: Tree) -> None:
         self._ops = ws.ops
         self.steps: list[Step] = []
         trees = (("", ws.params), ("", ws.acts), ("d ", ws.grads), ("d ", ws.dacts))
-        self._parameters = {name for name, _ in leaves(ws.params)}
         known = [(prefix + name, view) for prefix, tree in trees for name, view in leaves(tree)]
         for name in ("target", "eps", "x"):  # x last: where the target is the input, it is called x
             known.append((name, getattr(ws.inputs, name)))
         self._names = {address(view): name for name, view in known if isinstance(view, np.ndarray) and view.size}
+        self._parameters = {address(view) for _, view in leaves(ws.params)}
+        for name, view in leaves(scratch):
+            if hasattr(ws.acts, name):  # what is kept apart to be added to the derivative by that
+                self._names[address(view)] = f"share of d {self._names[address(getattr(ws.acts, name))]}"
 
     def __getattr__(self, name: str) -> Any:
         function = getattr(self._ops, name)
@@ -235,10 +274,13 @@ class Recorder:
             self.steps.append(Step(
                 direction=FORWARD if name.endswith(FORWARD) else BACKWARD,
                 op=name,
-                formula=formula(definition, given),
+                formula=formula(definition),
+                act=NUMBERS[given["act"]] if "act" in given else "",
                 reads=tuple(self._operand(role, a) for role, a in given.items() if isinstance(a, np.ndarray)),
                 writes=tuple(self._operand("loss" if np.ndim(one) == 0 else "", one) for one in outputs),
-                parameters=sum(a.size for a in given.values() if self._is_parameter(a)),
+                parameters=sum(
+                    a.size for a in given.values() if isinstance(a, np.ndarray) and address(a) in self._parameters
+                ),
                 flops=flops(name, given, outputs),
                 source=f"{relative(definition.__code__.co_filename)}:{definition.__code__.co_firstlineno}",
                 caller=f"{relative(frame.f_code.co_filename)}:{frame.f_lineno}",
@@ -248,12 +290,13 @@ class Recorder:
         return call
 
     def _operand(self, role: str, a: Any) -> Operand:
-        name = self._names.get(address(a), "") if isinstance(a, np.ndarray) else ""
-        return Operand(name or role or "scratch", np.shape(a), norm(a))
+        name = self._names.get(address(a)) if isinstance(a, np.ndarray) else None
+        return Operand(name or role or "dropped", np.shape(a), norm(a))
 
-    def _is_parameter(self, a: Any) -> bool:
-        name = self._names.get(address(a), "") if isinstance(a, np.ndarray) else ""
-        return name in self._parameters
+
+def shape(one: Operand) -> str:
+    """As it is written in tables: 64 × 784."""
+    return " × ".join(map(str, one.shape)) or "a number"
 
 
 def address(a: Array) -> int:
@@ -261,13 +304,12 @@ def address(a: Array) -> int:
     return int(a.__array_interface__["data"][0])
 
 
-def formula(definition: Callable[..., Any], given: Mapping[str, Any]) -> str:
+def formula(definition: Callable[..., Any]) -> str:
     """Of a forward, the mathematics that its docstring opens with; of a backward, the derivation above it."""
     comment = inspect.getcomments(definition) if definition.__name__.endswith(BACKWARD) else None
     if comment is not None:
         return "\n".join(line.removeprefix("#").removeprefix(" ") for line in comment.rstrip().split("\n"))
-    text = " ".join((inspect.getdoc(definition) or "").split("\n\n")[0].split())
-    return text + (f" act: {NUMBERS[given['act']]}" if "act" in given else "")
+    return " ".join((inspect.getdoc(definition) or "").split("\n\n")[0].split())
 
 
 def flops(name: str, given: Mapping[str, Any], outputs: list[Any]) -> int:
@@ -280,5 +322,5 @@ def flops(name: str, given: Mapping[str, Any], outputs: list[Any]) -> int:
 
 
 def relative(path: str) -> str:
-    """A file of the package by its path from the folder that the package is in."""
-    return Path(path).relative_to(ROOT).as_posix()
+    """A file of the package by its path from the folder that the package is in; another, as it is."""
+    return Path(path).relative_to(ROOT).as_posix() if Path(path).is_relative_to(ROOT) else path

@@ -132,7 +132,7 @@ class Report:
             | {"ok": check.ok, "error": check.error, "diagnosis": check.diagnosis and vars(check.diagnosis)}
             for check in self.tensors
         ]
-        plain: dict[str, Any] = _plain({
+        values: dict[str, Any] = plain({
             "ok": self.ok,
             "max_error": self.max_error,
             "tolerance": self.tolerance,
@@ -140,7 +140,7 @@ class Report:
             "findings": [vars(finding) for finding in self.findings],
             "tensors": tensors,
         })  # fmt: skip
-        return plain
+        return values
 
     def to_json(self) -> str:
         """`to_dict` as one line of JSON."""
@@ -179,12 +179,12 @@ def _row(check: TensorCheck) -> tuple[str, ...]:
     )
 
 
-def _plain(value: Any) -> Any:
-    """The same as JSON can say it."""
+def plain(value: Any) -> Any:
+    """The same as JSON can say it: a number that it lacks (NaN, inf) becomes None."""
     if isinstance(value, dict):
-        return {key: _plain(item) for key, item in value.items()}
+        return {key: plain(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
-        return [_plain(item) for item in value]
+        return [plain(item) for item in value]
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
