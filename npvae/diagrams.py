@@ -168,7 +168,7 @@ def _around(axes: Any, arrow: Arrow, width: float, lane: int, words: str) -> Non
     start, end = arrow.start + shift, arrow.end - shift
     path = Path([(edge, start), (x, start), (x, end), (edge, end)])
     axes.add_patch(FancyArrowPatch(path=path, arrowstyle="-|>", mutation_scale=9 + width, linewidth=width, color=colour,
-                                   fill=False, shrinkA=0, shrinkB=0))  # fmt: skip
+                                   shrinkA=0, shrinkB=0))  # fmt: skip
     ground = {"facecolor": "white", "edgecolor": "none", "pad": 1}  # lines that cross go on behind the words
     axes.text(x + side * 0.006, (arrow.start + arrow.end) / 2, words, fontsize=8.5, color=colour, va="center",
               rotation=90, ha="right" if side < 0 else "left", bbox=ground)  # fmt: skip

@@ -140,16 +140,14 @@ class Explanation:
         """The same table for a notebook: it needs nothing else, and scrolls by itself where it is too wide."""
         notes, sides = iter(self.notes()), ["right" if side == ">" else "left" for side in SIDES]
 
-        def row(cells: tuple[str, ...], tag: str) -> str:
-            texts = zip(sides, map(html.escape, cells), strict=True)
-            return (
-                "<tr>" + "".join(f'<{tag} style="text-align:{side}">{text}</{tag}>' for side, text in texts) + "</tr>"
-            )
+        def row(texts: tuple[str, ...], tag: str) -> str:
+            pairs = zip(sides, map(html.escape, texts), strict=True)
+            cells = (f'<{tag} style="text-align:{side}">{text}</{tag}>' for side, text in pairs)
+            return f"<tr>{''.join(cells)}</tr>"
 
         wide = f'colspan="{len(HEAD)}" style="text-align:left"'
-        lines = ['<div style="overflow-x:auto"><table style="white-space:pre">',
-                 f"<caption>{html.escape(self.title)}\n{html.escape(self.totals())}</caption>",
-                 f"<thead>{row(HEAD, 'th')}</thead>"]  # fmt: skip
+        lines = [f"<p>{html.escape(self.title)}<br>{html.escape(self.totals())}</p>", '<div style="overflow-x:auto">',
+                 f'<table style="white-space:pre"><thead>{row(HEAD, "th")}</thead>']  # fmt: skip
         for direction, steps in self.parts():
             lines.append(f"<tbody><tr><th {wide}>{direction}</th></tr>")
             for step in steps:
@@ -157,7 +155,7 @@ class Explanation:
                 note = f'<pre style="margin:0 0 0.6em 2em">{html.escape(next(notes))}</pre>'
                 lines.append(f"<tr><td {wide}>{note}</td></tr>")
             lines.append("</tbody>")
-        return "\n".join([*lines, f"</table><p>{html.escape(LEGEND)}</p></div>"])
+        return "\n".join([*lines, "</table></div>", f"<p>{html.escape(LEGEND)}</p>"])
 
     def to_dict(self) -> dict[str, Any]:
         """All of it as plain JSON values; a number that JSON lacks (NaN, inf) is None."""
@@ -211,11 +209,12 @@ def explain(ws: Workspace) -> Explanation:
     noise = () if eps is None else (eps.real, beta)
     own.forward(x.real, None if target is x else target.real, *noise)
     own.backward()  # now everything has its memory, by which it is known
-    layout = own.model.scratch(own.ops, len(x), own.samples)
+    model: Any = own.model
+    layout = model.scratch(own.ops, len(x), own.samples)
     scratch = carve(layout, zeros(sizes(layout)[0], own.dtype))
     recorder = Recorder(own, scratch)
-    loss = own.model.forward(recorder, own.params, own.inputs, own.acts)  # type: ignore[arg-type]  # they fit
-    own.model.backward(recorder, own.params, own.inputs, own.acts, own.grads, own.dacts, scratch)  # type: ignore
+    loss = model.forward(recorder, own.params, own.inputs, own.acts)
+    model.backward(recorder, own.params, own.inputs, own.acts, own.grads, own.dacts, scratch)
     gradients = {name: norm(view) for tree in (own.grads, own.dacts) for name, view in leaves(tree)}
 
     def ended(one: Operand) -> Operand:
