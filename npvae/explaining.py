@@ -94,7 +94,7 @@ class Explanation:
         Parameters have their rows on the way down, where they are first read.
         """
         read = [one for one in step.reads if one.name in self.theta and step.direction == FORWARD]
-        cells = []
+        cells: list[tuple[str, ...]] = []
         for nth, one in enumerate((*step.writes, *read)):
             cells.append((
                 step.op if nth == 0 else "",
