@@ -3,8 +3,6 @@
 n images · K samples · Z latent
 """
 
-import math
-
 import numpy as np
 
 from npvae.errors import InputError
@@ -23,6 +21,7 @@ def mutual_information(stats: Array, eps: Array) -> float:
     the same code, and log n where each has its own: a larger information takes more images to be seen. InputError if
     the shapes do not fit.
 
+    >>> import math
     >>> apart = np.array([[[-50.0, 0.0]], [[50.0, 0.0]]])
     >>> eps = np.random.default_rng(0).standard_normal((2, 5, 1))
     >>> round(mutual_information(apart, eps) / math.log(2), 12), mutual_information(0 * apart, eps)

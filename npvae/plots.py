@@ -239,7 +239,7 @@ def figures(run: "Run", data: Dataset) -> dict[str, "Figure"]:
         round_ = isinstance(run.model, VAE) and run.model.latent > 2
         path = np.stack([_between(codes[a], codes[b], 11, spherical=round_) for a, b in pairs])
         title = f"Interpolation between the codes of test images, {'along an arc' if round_ else 'in a straight line'}"
-        made["interpolation"] = interpolation(_decoded(run, path), shape, title=title, limits=limits)
+        made["interpolation"] = interpolation(decoded(run, path), shape, title=title, limits=limits)
     if isinstance(run.model, VAE):
         title = "Samples from the prior: z ~ N(0, I), decoded to the mean of p(x|z)"
         made["samples"] = sample_grid(run.sample(64), shape, title, limits=limits)
@@ -250,11 +250,11 @@ def figures(run: "Run", data: Dataset) -> dict[str, "Figure"]:
             row[:, latent] = np.linspace(-REACH, REACH, len(row))
         of = "" if labels is None else f" (label {labels[0]})"
         title = f"Traversal: each row moves one latent of the first test image's code{of}; most active on top"
-        made["traversal"] = traversal(_decoded(run, path), shape, latents, rates[latents], title=title, limits=limits)
+        made["traversal"] = traversal(decoded(run, path), shape, latents, rates[latents], title=title, limits=limits)
         made["rates"] = rate_per_latent(rates)
         if run.model.latent == 2:
             q = np.array([NormalDist().inv_cdf((i + 0.5) / 20) for i in range(20)])
-            made["manifold"] = manifold(_decoded(run, np.stack(np.meshgrid(q, q), axis=2)), shape, limits=limits)
+            made["manifold"] = manifold(decoded(run, np.stack(np.meshgrid(q, q), axis=2)), shape, limits=limits)
     made["codes"] = code_scatter(codes, labels)
     return made
 
@@ -303,7 +303,7 @@ def _between(a: Array, b: Array, steps: int, *, spherical: bool) -> Array:
     return arc
 
 
-def _decoded(run: "Run", z: Array) -> Array:
+def decoded(run: "Run", z: Array) -> Array:
     """Codes (r, c, Z) -> images (r, c, D)."""
     return run.decode(z.reshape(-1, z.shape[-1])).reshape(*z.shape[:2], -1)
 

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import numpy as np
+import numpy.typing as npt
 
 from npvae.flat import Array
 from npvae.oracles import EPS, Line, Slope, central_difference, complex_step, richardson
@@ -139,7 +140,7 @@ def _one(i: Any) -> Any:
     return i if isinstance(i, np.ndarray) else int(i)
 
 
-def largest(a: Array) -> float:
+def largest(a: npt.ArrayLike) -> float:
     """max|a|, NaN if it holds one, 0 if it is empty."""
     return float(np.max(np.abs(a), initial=0.0))
 

@@ -5,19 +5,13 @@ And what they show in code: an autoencoder written by hand, blends, arcs.
 
 import numpy as np
 import pytest
+from test_lessons import failing
 
 import npvae as nv
-from npvae import cli, lessons
+from npvae import cli
 from npvae.lessons import cannot_generate, generate, pixel_gaussian
 from npvae.lessons.digits import digits, drawn, tiled
 from npvae.ops import default_backend, load_backend
-
-
-def failing(name):
-    """The names of the numbers of a quick run that are out of bounds."""
-    outcome = lessons.run(name, quick=True)
-    assert not outcome.holds
-    return {number.name for number in outcome.numbers if number.holds is False}
 
 
 @pytest.fixture

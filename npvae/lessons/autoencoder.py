@@ -42,7 +42,7 @@ from npvae.autoencoder import Autoencoder
 from npvae.datasets import Dataset
 from npvae.flat import Array
 from npvae.lessons.digits import difference, digits, squared_errors, tiled
-from npvae.lessons.outcome import Findings, Number
+from npvae.lessons.outcome import CHANCE, Findings, Number
 from npvae.mosaics import new_figure
 from npvae.plots import TEST, TRAIN
 from npvae.runs import Run
@@ -52,7 +52,6 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 CODES = (2, 8, 32)
-CHANCE = 4.5  # standard errors that chance exceeds once in 150,000
 
 
 def lesson(quick: bool) -> Findings:

@@ -41,20 +41,19 @@ autoencoder was *seen* to have fare much better; with their covariance too, bett
 autoencoder: a density was fitted to its codes afterwards. Both are given below.
 """
 
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from npvae.autoencoder import Autoencoder
 from npvae.datasets import Dataset
 from npvae.flat import Array
-from npvae.lessons.digits import digits, drawn, tiled
+from npvae.lessons.digits import FULL, QUICK, Size, digits, draw_blocks, drawn, trained
 from npvae.lessons.outcome import Findings, Number
 from npvae.mmd import compare, median_distance, permutation_test
 from npvae.mosaics import new_figure
 from npvae.optim import Adam, cosine
 from npvae.runs import Run
-from npvae.training import train
 from npvae.vae import VAE
 from npvae.workspace import Workspace
 
@@ -64,16 +63,6 @@ if TYPE_CHECKING:
 FEW = 64
 
 
-class Size(NamedTuple):
-    """Of the models and their training."""
-
-    hidden: tuple[int, ...]
-    latent: int
-    epochs: int
-    lr: float
-
-
-QUICK, FULL = Size((128, 64), 10, 15, 3e-3), Size((400, 200), 10, 30, 2e-3)
 MEMORY, STEPS = (400, 20), 1500  # the autoencoder that sees 64 digits, and for how long
 RELABELLINGS = 200  # so that p is at least 1/201
 
@@ -84,10 +73,7 @@ def lesson(quick: bool) -> Findings:
     few, test = data.train.images[:FEW], data.test.images
     heart = by_heart(few)
     memory = memorise(few)
-    ae, vae = (
-        train(model, data, epochs=size.epochs, lr=size.lr, schedule="cosine", watched=False)
-        for model in _models(data, size)
-    )
+    ae, vae = (trained(model, data, size) for model in _models(data, size))
 
     def left(ws: Workspace, images: Array) -> float:
         """The squared error as a share of the variance: 1 for a model that always says the mean image."""
@@ -186,12 +172,7 @@ def _draw(copies: Array, sets: dict[str, Array], shape: tuple[int, ...]) -> "Fig
     """Originals above copies, (4, 8, D); and 32 samples of each kind."""
     blocks = {"autoencoder of 64 digits": copies, **{name: s[:32].reshape(4, 8, -1) for name, s in sets.items()}}
     figure = new_figure(9.5, 8)
-    for axes, (name, block) in zip(figure.subplots(3, 2).flat, blocks.items(), strict=True):
-        axes.imshow(tiled(block, shape), cmap="gray", vmin=0, vmax=1)
-        axes.set_title(name)
-        axes.set_xticks([])
-        axes.set_yticks([])
-        axes.spines[:].set_visible(False)
+    draw_blocks(figure, 3, 2, blocks, shape)
     height = shape[0] + shape[0] // 14
     rows = ("of the 64", "copies", "held out", "copies")
     figure.axes[0].set_yticks([height * (row + 0.5) for row in range(4)], rows)

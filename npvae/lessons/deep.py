@@ -45,8 +45,8 @@ from npvae.autoencoder import Autoencoder
 from npvae.datasets import Dataset
 from npvae.flat import Array
 from npvae.lessons.digits import difference, digits, squared_errors
-from npvae.lessons.outcome import Findings, Number
-from npvae.linear import pca
+from npvae.lessons.outcome import CHANCE, Findings, Number
+from npvae.linear import Components, principal_components
 from npvae.mmd import nearest
 from npvae.mosaics import new_figure
 from npvae.plots import CLASSES, TEST, TRAIN
@@ -55,8 +55,7 @@ from npvae.training import train
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-CHANCE = 4.5  # standard errors that chance exceeds once in 150,000: of an error
-LIKELY = 2.6  # and once in 200: of an accuracy, which 2,000 images tell less exactly
+LIKELY = 2.6  # standard errors that chance exceeds once in 200: of an accuracy, which 2,000 images tell less exactly
 
 
 class Seen(NamedTuple):
@@ -77,7 +76,8 @@ def lesson(quick: bool) -> Findings:
     """PCA and a deep autoencoder with codes of the same size: errors and nearest neighbours on held-out digits."""
     data = digits(quick)
     sizes = (2, 8) if quick else (2, 8, 32)
-    linear = {k: by_pca(data, k) for k in sizes}
+    found = principal_components(data.train.images)
+    linear = {k: by_pca(found, data, k) for k in sizes}
     deep = {k: by_autoencoder(data, k, quick) for k in sizes}
     numbers = []
     for k in sizes:
@@ -105,20 +105,18 @@ def lesson(quick: bool) -> Findings:
     return Findings(tuple(numbers), _draw(data, linear, deep, float(raw.mean())), alt)
 
 
-def by_pca(data: Dataset, k: int) -> Seen:
-    """The best linear code."""
-    x, new = data.train.images.astype(np.float64), data.test.images.astype(np.float64)
-    mean = x.mean(axis=0)
-    U = pca(x - mean).axes[:, :k]
-    codes, held_out = (x - mean) @ U, (new - mean) @ U
-    return Seen(codes, held_out, squared_errors(mean + held_out @ U.T, new), read(data, codes, held_out))
+def by_pca(found: Components, data: Dataset, k: int) -> Seen:
+    """The best linear code, from the principal components of the training images."""
+    codes, held_out = found.encode(data.train.images, k), found.encode(data.test.images, k)
+    errors = squared_errors(found.decode(held_out), data.test.images)
+    return Seen(codes, held_out, errors, read(data, codes, held_out))
 
 
 def by_autoencoder(data: Dataset, k: int, quick: bool) -> Seen:
     """A code of several layers, trained by gradient descent."""
-    hidden, epochs = ((256, 128, 64), 16) if quick else ((400, 200, 100), 20)
+    hidden, epochs, batch, lr = ((320, 128), 25, 40, 4e-3) if quick else ((400, 200, 100), 20, 50, 2e-3)
     model = Autoencoder(data.train.images.shape[1], hidden, k)
-    run = train(model, data, epochs=epochs, batch=50, lr=2e-3, schedule="cosine")
+    run = train(model, data, epochs=epochs, batch=batch, lr=lr, schedule="cosine")
     codes, held_out = run.encode(data.train.images), run.encode(data.test.images)
     return Seen(codes, held_out, squared_errors(run.decode(held_out), data.test.images), read(data, codes, held_out))
 

@@ -53,7 +53,7 @@ from npvae import noise
 from npvae.autoencoder import Autoencoder
 from npvae.filters import downsample, gaussian_filter, median_filter, psnr, upsample_bilinear, upsample_nearest
 from npvae.flat import Array
-from npvae.lessons.digits import digits, tiled
+from npvae.lessons.digits import difference, digits, tiled
 from npvae.lessons.outcome import Findings, Number
 from npvae.mosaics import new_figure
 from npvae.noise import Purpose, stream
@@ -156,9 +156,8 @@ def _compared(kind: str, made: Array, rivals: dict[str, Array], clean: Array) ->
     ours = _quality(made, clean)
     numbers = [Number(f"{kind}: autoencoder", float(ours.mean()), unit="dB")]
     for name, rival in rivals.items():
-        gain = ours - _quality(rival, clean)
-        error = float(gain.std(ddof=1) / np.sqrt(len(gain)))
-        numbers.append(Number(f"{kind}: above {name}", float(gain.mean()), at_least=4 * error, unit="dB"))
+        gain, error = difference(ours, _quality(rival, clean))
+        numbers.append(Number(f"{kind}: above {name}", gain, at_least=4 * error, unit="dB"))
     return numbers
 
 

@@ -68,6 +68,7 @@ from npvae.noise import Purpose, stream
 from npvae.normal import kl, log_density
 from npvae.ops import reference
 from npvae.plots import IDLE, TEST, TRAIN
+from npvae.probing import largest
 from npvae.quadrature import gauss_hermite, grid
 
 if TYPE_CHECKING:
@@ -106,18 +107,18 @@ def lesson(quick: bool) -> Findings:
     prices = np.array([seeking(fits[side])[0] for side in ("left", "right")])
     numbers = (
         Number("discrete: the least KL", seen.divergence.min(), at_least=0.0, unit="nats"),
-        Number("discrete: KL off H(P, Q) − H(P)", _largest(seen.divergence - seen.difference), at_most=1e-12),
+        Number("discrete: KL off H(P, Q) − H(P)", largest(seen.divergence - seen.difference), at_most=1e-12),
         Number("Jensen's step: least of left − right", (seen.divergence + np.log(seen.inside)).min(), at_least=0.0),
-        Number("Jensen's step: right side where P can do all", _largest(np.log(seen.inside[1::2])), at_most=1e-14),
+        Number("Jensen's step: right side where P can do all", largest(np.log(seen.inside[1::2])), at_most=1e-14),
         Number("share of pairs that agree with the slip of sign", float(np.mean(seen.divergence <= 0)), at_most=0.0),
         Number("KL(Q||P) − KL(P||Q) of N(0, 1) and N(0, 16)", _asymmetry(), at_least=5.0, unit="nats"),
         Number("Gaussians: integrals off closed forms, relative", closed, at_most=1e-10),
         Number("in units of a tenth: entropy's change off log 10", shift, at_most=1e-10, unit="nats"),
         Number("in units of a tenth: KL's change", stays, at_most=1e-10, unit="nats"),
         Number("both gradients by hand off numeric ones", _gradient_error(), at_most=1e-8),
-        Number("fit by KL(P||Q): mean and variance off P's", _largest(moments - [m, np.exp(v)]), at_most=1e-8),
+        Number("fit by KL(P||Q): mean and variance off P's", largest(moments - [m, np.exp(v)]), at_most=1e-8),
         Number("fits by KL(Q||P): mass on the other mode's side", max(sides), at_most=1e-3),
-        Number("their KL(Q||P) off −log of the mode's weight", _largest(prices + np.log(WEIGHTS)), at_most=0.01),
+        Number("their KL(Q||P) off −log of the mode's weight", largest(prices + np.log(WEIGHTS)), at_most=0.01),
         Number("KL(Q||P): covering fit − seeking fit", seeking(fits["P||Q"])[0] - prices.min(), at_least=0.1),
         Number("KL(P||Q): seeking fit − covering fit", min(losses) - covering(fits["P||Q"])[0], at_least=0.1),
         Number("P times e^−100: change of KL(Q||P)'s gradient", _change(seeking), at_most=1e-12),
@@ -200,7 +201,7 @@ def continuous(pairs: int) -> tuple[float, float, float]:
         p = np.exp(log_p)
         by_unit.append((-rule.integral(p * log_p), rule.integral(p * (log_p - log_q - math.log(unit)))))
     shift, change = np.subtract(by_unit[1], by_unit[0])
-    return _largest(closed), abs(shift - math.log(10)), abs(change)
+    return largest(closed), abs(shift - math.log(10)), abs(change)
 
 
 def _asymmetry() -> float:
@@ -227,16 +228,12 @@ def _change(direction: Direction) -> float:
     """How much the gradient at some Q changes if P is known but for a factor: relative."""
     q = np.array([0.7, -0.4])
     known, unknown = direction(q)[1], direction(q, log_factor=-100.0)[1]
-    return _largest(known - unknown) / _largest(known)
+    return largest(known - unknown) / largest(known)
 
 
 def _above(m: float, v: float) -> float:
     """The mass of N(m, e^v) above 0."""
     return 0.5 * math.erfc(-m / math.sqrt(2 * math.exp(v)))
-
-
-def _largest(values: Array | list[float]) -> float:
-    return float(np.abs(values).max())
 
 
 def _draw(fits: dict[str, Array]) -> "Figure":

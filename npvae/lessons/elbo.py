@@ -40,7 +40,7 @@ shares no node with the first. Then $Q$ is set free: for one image, its $\mu$ an
 climb the ELBO by the gradients that the decoder sends back through $Z = \mu + \sigma \epsilon$.
 """
 
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
@@ -54,6 +54,7 @@ from npvae.noise import Purpose, stream
 from npvae.normal import kl, log_density
 from npvae.optim import Adam, cosine
 from npvae.plots import TEST, TRAIN
+from npvae.probing import largest
 from npvae.quadrature import Rule, gauss_hermite, grid
 from npvae.vae import VAE
 from npvae.workspace import Workspace
@@ -85,7 +86,7 @@ class Climb(NamedTuple):
 def lesson(quick: bool) -> Findings:
     """The sum of the two terms beside log P(X): exactly for a linear model, by three rules for a trained one."""
     log_p, elbo, divergence = terms_of_linear_models()
-    exact = _largest(log_p - elbo - divergence)
+    exact = largest(log_p - elbo - divergence)
     numbers = [
         Number("linear model, random Q: log P(X) off KL + ELBO", exact, at_most=1e-10, unit="nats"),
         Number("the least KL among these Q", divergence.min(), at_least=0.1, unit="nats"),  # none is the posterior
@@ -104,12 +105,12 @@ def lesson(quick: bool) -> Findings:
             free = x, truth, q, posterior
     x, truth, q, posterior = free
     climb = set_free(plane, x)
-    along = _largest(truth.log_p - climb.elbo - climb.divergence)
+    along = largest(truth.log_p - climb.elbo - climb.divergence)
     first, last, encoder = climb.divergence[0], climb.divergence[-1], divergence_from(posterior, q)
     numbers += [
-        Number("trained VAE, three rules: log P(X) off KL + ELBO", _largest(off), at_most=1e-6, unit="nats"),
-        Number("half the grid's spacing changes log P(X) by", _largest(halved), at_most=1e-6, unit="nats"),
-        Number("twice the Gauss-Hermite nodes change the ELBO by", _largest(doubled), at_most=1e-6, unit="nats"),
+        Number("trained VAE, three rules: log P(X) off KL + ELBO", largest(off), at_most=1e-6, unit="nats"),
+        Number("half the grid's spacing changes log P(X) by", largest(halved), at_most=1e-6, unit="nats"),
+        Number("twice the Gauss-Hermite nodes change the ELBO by", largest(doubled), at_most=1e-6, unit="nats"),
         Number("while Q climbs: log P(X) off KL + ELBO", along, at_most=1e-6, unit="nats"),
         Number("gap of the first Q", first, unit="nats"),
         Number("share of it that the climb leaves", last / first, at_most=0.05),
@@ -192,10 +193,6 @@ def set_free(plane: Plane, x: Array) -> Climb:
         ws.grads.encoder[-1].b[:] = dq
         optimizer.step()
     return Climb(*map(np.array, zip(*seen, strict=True)))
-
-
-def _largest(values: Any) -> float:
-    return float(np.abs(values).max())
 
 
 def _draw(climb: Climb, log_p: float, posterior: Posterior, q: Array, x: Array) -> "Figure":

@@ -54,18 +54,18 @@ quantiles of the prior, so that every tile stands for the same probability.
 """
 
 from statistics import NormalDist
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from npvae.datasets import Dataset
 from npvae.flat import Array
-from npvae.lessons.digits import digits, drawn, tiled
+from npvae.lessons.digits import FULL, QUICK, difference, digits, draw_blocks, drawn, trained
 from npvae.lessons.outcome import Findings, Number
 from npvae.mmd import median_distance, mmd2, nearest
 from npvae.mosaics import REACH, new_figure
+from npvae.plots import decoded
 from npvae.runs import Run
-from npvae.training import train
 from npvae.vae import VAE
 
 if TYPE_CHECKING:
@@ -74,44 +74,33 @@ if TYPE_CHECKING:
 SIDE = 10  # rows and columns of each mosaic
 
 
-class Size(NamedTuple):
-    """Of the VAEs and their training; the map's has two latents."""
-
-    hidden: tuple[int, ...]
-    latent: int
-    epochs: int
-    lr: float
-
-
-QUICK, FULL = Size((128, 64), 10, 15, 3e-3), Size((400, 200), 10, 30, 2e-3)
-
-
 def lesson(quick: bool) -> Findings:
     """Samples of a VAE against held-out digits; its interpolations and traversals; the map of one with two latents."""
     size, data = QUICK if quick else FULL, digits(quick)
     pixels = data.train.images.shape[1]
-    vae, plane = (
-        train(VAE(pixels, size.hidden, latent), data, epochs=size.epochs, lr=size.lr, schedule="cosine", watched=False)
-        for latent in (size.latent, 2)
-    )
+    vae, plane = (trained(VAE(pixels, size.hidden, latent), data, size) for latent in (size.latent, 2))
     samples = vae.sample(len(data.test.images))
-    codes, labels = vae.encode(data.test.images), _labels(data.test.labels)
+    distance, closest = nearest(samples, data.train.images)
+    names, labels = data.train.labels, data.test.labels
+    assert names is not None and labels is not None, "the digits have labels"
+    codes = vae.encode(data.test.images)
     apart = labels[::2] != labels[1::2]
     ends = codes[::2][apart], codes[1::2][apart]
     rates = vae.rates(data.test.images)
     map_ = plane.decode(quantiles(2 * SIDE).reshape(-1, 2))
-    kinds = np.bincount(_read(samples, data), minlength=10)
+    kinds = np.bincount(names[closest], minlength=10)
+    found = np.unique(names[nearest(map_, data.train.images)[1]])
     moved = np.array([
         np.linalg.norm(np.diff(vae.decode(traverse(code, latent, 2)), axis=0))
         for latent in range(size.latent) for code in codes[:50]
     ]).reshape(size.latent, 50).mean(axis=1)  # fmt: skip
     numbers = (
         *_digits_or_not(samples, data),
-        *_copies(samples, data),
+        *_copies(samples, distance, data),
         Number("rarest digit's share of the samples", float(kinds.min() / len(samples)), at_least=0.02),
         _between(vae, ends, data),
         Number("latents: correlation of KL and movement", float(np.corrcoef(rates, moved)[0, 1]), at_least=0.5),
-        Number("different digits on the map", len(np.unique(_read(map_, data))), at_least=8),
+        Number("different digits on the map", len(found), at_least=8),
     )
     shares = np.linspace(0, 1, SIDE)
     paths = np.stack([arc(ends[0][:SIDE], ends[1][:SIDE], share) for share in shares], axis=1)
@@ -119,8 +108,8 @@ def lesson(quick: bool) -> Findings:
     moves = np.stack([traverse(codes[0], latent, SIDE) for latent in order])
     blocks = {
         "samples: Z ~ N(0, 1)": samples[: SIDE**2].reshape(SIDE, SIDE, -1),
-        "interpolation: from left to right": _decoded(vae, paths),
-        f"traversal: a latent in each row, −{REACH:g} to {REACH:g}": _decoded(vae, moves),
+        "interpolation: from left to right": decoded(vae, paths),
+        f"traversal: a latent in each row, −{REACH:g} to {REACH:g}": decoded(vae, moves),
         "map: two latents at quantiles of N(0, 1)": map_.reshape(2 * SIDE, 2 * SIDE, -1)[::-1],
     }
     alt = (
@@ -166,10 +155,9 @@ def _digits_or_not(samples: Array, data: Dataset) -> list[Number]:
     ]
 
 
-def _copies(samples: Array, data: Dataset) -> list[Number]:
-    """Whether samples are nearer to the digits of the training than to others like them."""
+def _copies(samples: Array, distance: Array, data: Dataset) -> list[Number]:
+    """Whether samples, at these distances from the digits of the training, are nearer to them than to others."""
     seen, unseen = data.train.images, data.test.images
-    distance, _ = nearest(samples, seen)
     found = float((distance < nearest(samples, unseen)[0]).mean())
     chance = len(seen) / (len(seen) + len(unseen))
     error = float(np.sqrt(chance * (1 - chance) / len(samples)))
@@ -183,33 +171,14 @@ def _copies(samples: Array, data: Dataset) -> list[Number]:
 def _between(vae: Run, ends: tuple[Array, Array], data: Dataset) -> Number:
     """How much nearer to a training digit the decoded middle is than the blend of the decoded ends."""
     middle, blend = vae.decode(arc(*ends, 0.5)), (vae.decode(ends[0]) + vae.decode(ends[1])) / 2
-    gain = nearest(blend, data.train.images)[0] - nearest(middle, data.train.images)[0]
-    error = float(gain.std(ddof=1) / np.sqrt(len(gain)))
-    return Number("halfway: nearer to a digit than a blend is", float(gain.mean()), at_least=4 * error)
-
-
-def _read(images: Array, data: Dataset) -> Array:
-    """Which digit each is: the label of the nearest training digit."""
-    return _labels(data.train.labels)[nearest(images, data.train.images)[1]]
-
-
-def _labels(labels: Array | None) -> Array:
-    assert labels is not None, "the digits have labels"
-    return labels
-
-
-def _decoded(vae: Run, codes: Array) -> Array:
-    """(rows, columns, Z) -> (rows, columns, D)."""
-    return vae.decode(codes.reshape(-1, codes.shape[-1])).reshape(*codes.shape[:2], -1)
+    gain, error = difference(nearest(blend, data.train.images)[0], nearest(middle, data.train.images)[0])
+    return Number("halfway: nearer to a digit than a blend is", gain, at_least=4 * error)
 
 
 def _draw(blocks: dict[str, Array], shape: tuple[int, ...]) -> "Figure":
     """Mosaics of images (rows, columns, D) by their title."""
     figure = new_figure(10, 10.4)
-    for axes, (name, images) in zip(figure.subplots(2, 2).flat, blocks.items(), strict=True):
-        axes.imshow(tiled(images, shape), cmap="gray", vmin=0, vmax=1)
-        axes.set_title(name)
-        axes.set_axis_off()
+    draw_blocks(figure, 2, 2, blocks, shape)
     return figure
 
 

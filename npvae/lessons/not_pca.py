@@ -88,6 +88,7 @@ from npvae.mosaics import new_figure
 from npvae.noise import Purpose, stream
 from npvae.optim import SGD
 from npvae.plots import IDLE, TEST, TRAIN
+from npvae.probing import largest
 from npvae.workspace import Workspace
 
 if TYPE_CHECKING:
@@ -144,17 +145,17 @@ def lesson(quick: bool) -> Findings:
         Number("k = 1…12: eigenvalues of W Wᵀ off k ones, D − k zeros", max(off_spectrum), at_most=1e-8),
         Number("k < D: ‖W Wᵀ − I‖ off 1", max(abs(distance[k] - 1) for k in range(1, D)), at_most=1e-8),
         Number("k = D: ‖W Wᵀ − I‖", distance[D], at_most=1e-8),
-        Number("two starts: W Wᵀ off each other", _largest(other @ other.T - tied[SEEN] @ tied[SEEN].T), at_most=1e-8),
-        Number("two starts: W off each other", _largest(other - tied[SEEN]), at_least=0.1),
-        Number("digits: W Wᵀ off the projector U Uᵀ", _largest(W @ W.T - U @ U.T), at_most=1e-8),
-        Number("digits: O = Uᵀ W off a rotation, O Oᵀ − I", _largest(U.T @ W @ W.T @ U - np.eye(CODES)), at_most=1e-8),
-        Number("digits: largest cosine of a column of W and a direction", _largest(U.T @ W), at_most=0.95),
-        Number("digits: largest correlation of two codes", _largest(codes - np.eye(CODES)), at_least=0.1),
+        Number("two starts: W Wᵀ off each other", largest(other @ other.T - tied[SEEN] @ tied[SEEN].T), at_most=1e-8),
+        Number("two starts: W off each other", largest(other - tied[SEEN]), at_least=0.1),
+        Number("digits: W Wᵀ off the projector U Uᵀ", largest(W @ W.T - U @ U.T), at_most=1e-8),
+        Number("digits: O = Uᵀ W off a rotation, O Oᵀ − I", largest(U.T @ W @ W.T @ U - np.eye(CODES)), at_most=1e-8),
+        Number("digits: largest cosine of a column of W and a direction", largest(U.T @ W), at_most=0.95),
+        Number("digits: largest correlation of two codes", largest(codes - np.eye(CODES)), at_least=0.1),
         Number("digits: errors of W rotated off those of W, relative", rotated(data, W), at_most=1e-12),
-        Number("untied: decoder·encoder off the projector", _largest(F @ G - _projector(gaussian)), at_most=1e-8),
-        Number("untied: encoder·decoder off I", _largest(G @ F - np.eye(SEEN)), at_most=1e-8),
-        Number("untied: encoder off orthonormal, G Gᵀ − I", _largest(G @ G.T - np.eye(SEEN)), at_least=0.1),
-        Number("untied: decoder off orthonormal, Fᵀ F − I", _largest(F.T @ F - np.eye(SEEN)), at_least=0.1),
+        Number("untied: decoder·encoder off the projector", largest(F @ G - _projector(gaussian)), at_most=1e-8),
+        Number("untied: encoder·decoder off I", largest(G @ F - np.eye(SEEN)), at_most=1e-8),
+        Number("untied: encoder off orthonormal, G Gᵀ − I", largest(G @ G.T - np.eye(SEEN)), at_least=0.1),
+        Number("untied: decoder off orthonormal, Fᵀ F − I", largest(F.T @ F - np.eye(SEEN)), at_least=0.1),
         *_held("L2, Gaussian", known),
         *_held("L2, digits", learned),
         Number("L2, Gaussian, σ² < λ for two of six: values off prediction", given_up.values, at_most=1e-6),
@@ -217,9 +218,7 @@ def penalised(data: Data, k: int, penalty: float) -> Penalised:
     least = data.variances.sum() - gained
     error = ((data.rows - data.rows @ G.T @ F.T) ** 2).sum(axis=1).mean()
     loss = error + penalty * ((G**2).sum() + (F**2).sum())
-    return Penalised(
-        _largest(G - F.T), _largest(values - predicted), max(angles), abs(loss / least - 1), vectors, values
-    )
+    return Penalised(largest(G - F.T), largest(values - predicted), max(angles), abs(loss / least - 1), vectors, values)
 
 
 def rotated(data: Data, W: Array) -> float:
@@ -232,7 +231,7 @@ def rotated(data: Data, W: Array) -> float:
         ws.params.W[:] = turned
         ws.forward(data.rows)
         errors.append(ws.acts.error.copy())
-    return _largest(errors[1] - errors[0]) / _largest(errors[0])
+    return largest(errors[1] - errors[0]) / largest(errors[0])
 
 
 def _held(name: str, found: Penalised) -> tuple[Number, ...]:
@@ -248,10 +247,6 @@ def _projector(data: Data) -> Array:
     """U U' (D, D) on the first SEEN directions."""
     U = data.axes[:, :SEEN]
     return np.asarray(U @ U.T)
-
-
-def _largest(values: Array) -> float:
-    return float(np.abs(values).max())
 
 
 def _grey(images: Array) -> Array:

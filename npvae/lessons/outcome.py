@@ -13,6 +13,9 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 
+CHANCE = 4.5  # standard errors that chance exceeds once in 150,000, for each number that is compared
+
+
 class Number(NamedTuple):
     """One number of a claim. It holds if it lies within its bounds; without bounds it is reported as it came.
 

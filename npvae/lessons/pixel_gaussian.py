@@ -44,24 +44,14 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 
 from npvae.flat import Array
-from npvae.lessons.digits import digits, drawn, tiled
+from npvae.lessons.digits import FULL, QUICK, digits, draw_blocks, drawn, trained
 from npvae.lessons.outcome import Findings, Number
 from npvae.mmd import compare, median_distance, mmd2, permutation_test
 from npvae.mosaics import new_figure
-from npvae.training import train
 from npvae.vae import VAE
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
-
-
-class Size(NamedTuple):
-    """Of the VAE and its training."""
-
-    hidden: tuple[int, ...]
-    latent: int
-    epochs: int
-    lr: float
 
 
 class Gaussian(NamedTuple):
@@ -69,9 +59,6 @@ class Gaussian(NamedTuple):
 
     mean: Array
     axes: Array
-
-
-QUICK, FULL = Size((128, 64), 10, 15, 3e-3), Size((400, 200), 10, 30, 2e-3)
 
 
 def lesson(quick: bool) -> Findings:
@@ -82,8 +69,7 @@ def lesson(quick: bool) -> Findings:
     rng = np.random.default_rng(0)
     few, many = fit(four), fit(images)
     blends, ghosts = sample(few, len(test), rng), sample(many, len(test), rng)
-    model = VAE(images.shape[1], size.hidden, size.latent)
-    vae = train(model, data, epochs=size.epochs, lr=size.lr, schedule="cosine", watched=False)
+    vae = trained(VAE(images.shape[1], size.hidden, size.latent), data, size)
     samples = vae.sample(len(test))
 
     inside, outside = distance_to_blends(blends, four), distance_to_blends(test, four)
@@ -167,10 +153,7 @@ def _block(images: Array) -> Array:
 def _draw(blocks: dict[str, Array], shape: tuple[int, ...]) -> "Figure":
     """Blocks of images (rows, columns, D) by their title."""
     figure = new_figure(9.5, 8)
-    for axes, (name, images) in zip(figure.subplots(3, 2).flat, blocks.items(), strict=True):
-        axes.imshow(tiled(images, shape), cmap="gray", vmin=0, vmax=1)
-        axes.set_title(name)
-        axes.set_axis_off()
+    draw_blocks(figure, 3, 2, blocks, shape)
     return figure
 
 

@@ -69,7 +69,7 @@ import numpy as np
 
 from npvae import datasets
 from npvae.flat import Array
-from npvae.lessons.outcome import Findings, Number
+from npvae.lessons.outcome import CHANCE, Findings, Number
 from npvae.likelihoods import Gaussian
 from npvae.mosaics import new_figure
 from npvae.noise import Purpose, stream
@@ -83,7 +83,6 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 ESTIMATORS = ("pathwise", "score with a baseline", "score")
-CHANCE = 4.5  # standard errors that chance exceeds once in 150,000, for each number that is compared
 KOLMOGOROV = 2.5  # what √n sup|Fₙ − F| exceeds by chance once in 130,000, for each latent
 
 

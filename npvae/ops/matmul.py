@@ -139,7 +139,8 @@ def compute(
     lanes, mine = lanes_of(c), part * ROOM
     step = DEPTH if turned else depth_of(c, b_row)
     # The first strip ends where a whole vector would begin, so that none of the others lies across two cache lines.
-    wide, lead = BITS // 8, np.int64(0)
+    wide = BITS // 8
+    lead: Any = np.int64(0)
     if N // lanes > NARROW and b_row * c.itemsize % wide == 0 and not turned:
         lead = -np.int64(b.ctypes.data) % wide // c.itemsize
     across = -(-lead // lanes) - (lead - N) // lanes  # vectors in a row of C
@@ -259,9 +260,9 @@ def in_rows(x: Array) -> bool:
 def flat(x: Array) -> tuple[Array, int]:
     """The memory of x as a vector, and how many numbers it is from one row to the next; a copy if rows have gaps."""
     if x.flags.c_contiguous:
-        return x.reshape(-1), x.shape[1]
+        return x.ravel(), x.shape[1]  # no copy, and half as long as reshape(-1) takes to say so
     if not in_rows(x):
-        return np.array(x, order="C").reshape(-1), x.shape[1]
+        return np.array(x, order="C").ravel(), x.shape[1]
     row = x.strides[0] // x.itemsize
     return np.lib.stride_tricks.as_strided(x, ((len(x) - 1) * row + x.shape[1],), (x.itemsize,)), row
 

@@ -118,9 +118,13 @@ def tile(  # type: ignore[no-untyped-def]
                         accumulate(v, ROWS, [to] * VECTORS, masked=False)
             with otherwise:
                 for columns in [[to] * n + [last] for n in range(VECTORS) for last in (half, to)]:
-                    reach = sum(vector.lanes for vector in columns)
+                    reach = most = sum(vector.lanes for vector in columns)
+                    if BITS < 512 and len(columns) < VECTORS:  # where a mask costs a register, and time at every load
+                        with build.if_then(build.icmp_signed("==", v["width"], INT(reach))):
+                            accumulate(v, ROWS, columns, masked=False)
+                        most -= 1
                     above = build.icmp_signed(">", v["width"], INT(reach - half.lanes))
-                    below = build.icmp_signed("<=", v["width"], INT(reach))
+                    below = build.icmp_signed("<=", v["width"], INT(most))
                     with build.if_then(build.and_(above, below)):
                         accumulate(v, ROWS, columns, masked=True)
         return context.get_dummy_value()
