@@ -1,7 +1,9 @@
 """An explanation as a picture: arrays as boxes, ops as arrows between them, and the two layouts as bars."""
 
+from collections.abc import Mapping
+from dataclasses import dataclass
 from itertools import pairwise
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 from npvae.mosaics import new_figure
 from npvae.plots import TEST, TRAIN
@@ -16,7 +18,8 @@ WIDTH, HEIGHT = 0.29, 0.46  # of a box: of the picture's width, and of the dista
 TONES = {"encoder": ("#009E73", "#66C5AB"), "decoder": ("#CC79A7", "#E0AFCA"), "": ("#999999", "#C2C2C2")}
 
 
-class Arrow(NamedTuple):
+@dataclass(frozen=True, eq=False)
+class Arrow:
     """An arrow of an op from row to row of the boxes, 0 on top. `stub`: nobody wants what it would lead to."""
 
     step: "Step"
@@ -28,22 +31,19 @@ class Arrow(NamedTuple):
 def draw(explained: "Explanation") -> "Figure":
     """The picture of `Explanation.figure`."""
     boxes = boxed(explained)
-    arrows = arrows_of(explained, {one.name: row for row, one in enumerate(boxes)})
     figure = new_figure(10.5, 3.2 + 0.95 * len(boxes))
     passing, layouts = figure.subplots(2, 1, height_ratios=(len(boxes) + 0.4, 1.7))
     for row, one in enumerate(boxes):
         _box(passing, row, one)
-    _draw_arrows(passing, arrows, max(step.flops for step in explained.steps))
-    for x, side, words, colour in (
-        (0.0, "left", "forward reads down", TRAIN),
-        (1.0, "right", "backward reads up", TEST),
-    ):
-        passing.text(x, -0.55, words, color=colour, fontsize=11, ha=side, weight="bold")
+    _draw_arrows(passing, arrows_of(explained), max(step.flops for step in explained.steps))
+    words = {"fontsize": 11, "weight": "bold"}
+    passing.text(0, -0.55, "forward reads down", color=TRAIN, ha="left", **words)
+    passing.text(1, -0.55, "backward reads up", color=TEST, ha="right", **words)
     passing.set(xlim=(0, 1), ylim=(len(boxes) - 0.4, -0.8))
     passing.set_title(f"{explained.title}\n{explained.totals()}", fontsize=10, wrap=True)
     passing.set_axis_off()
-    for row, (name, leaves) in enumerate((("theta, dtheta", explained.theta), ("acts, dacts", explained.acts))):
-        _bar(layouts, 1 - row, name, dict(leaves))
+    _bar(layouts, 1, "theta, dtheta", explained.theta)
+    _bar(layouts, 0, "acts, dacts", explained.acts)
     layouts.set(xlim=(0, 1), ylim=(-0.5, 1.75))
     layouts.set_title("Two layouts: one flat buffer per role, carved into views, each as long as it has numbers",
                       fontsize=10)  # fmt: skip
@@ -55,32 +55,29 @@ def draw(explained: "Explanation") -> "Figure":
 
 
 def boxed(explained: "Explanation") -> list["Operand"]:
-    """The arrays that have boxes: x, and what forward writes, the loss, where backward begins, at the end."""
-    down = explained.parts()[0][1]
-    written = [one for step in down for one in step.writes]
-    return [next(one for one in down[0].reads if one.name == "x"), *sorted(written, key=lambda one: one.name == "loss")]
+    """The arrays that have boxes: images, activations in the order of their layout, and at the end the loss."""
+    known = {one.name: one for step in explained.down for one in step.reads}
+    known |= {one.name: one for step in explained.down for one in step.writes}
+    return [known[name] for name in ("target", "x", *explained.acts, "loss") if name in known]
 
 
-def arrows_of(explained: "Explanation", at: dict[str, int]) -> list[Arrow]:
-    """The arrows of every step: forward from what it reads to what it writes, backward the same ones turned round.
+def arrows_of(explained: "Explanation") -> list[Arrow]:
+    """The arrows of every step: from what it reads to what it writes, backward between the derivatives.
 
-    Where forward writes two arrays, the second is made from the first. Backward, an arrow stands where a derivative is
-    written, or a share of it.
+    Of two arrays that a forward writes, the upper is made on the way to the lower. Backward begins at the last box.
     """
-    (_, down), (_, up) = explained.parts()
-    arrows, passed = [], []
-    for step in down:
-        rows = sorted(at[one.name] for one in step.writes)
-        ends = [(at[one.name], rows[0]) for one in step.reads if one.name in at] + list(pairwise(rows))
-        passed.append((step.op.removesuffix("forward"), ends))
-        arrows += [Arrow(step, start, end) for start, end in ends]
-    for step in up:
-        name = step.op.removesuffix("backward")
-        ends = next(ends for op, ends in reversed(passed) if op == name)
-        passed.remove((name, ends))
-        written = {at.get(one.name.removeprefix("share of ").removeprefix("d ")) for one in step.writes}
-        turned = [Arrow(step, end, start) for start, end in ends if start in written]
-        arrows += turned or [Arrow(step, end, start, stub=True) for start, end in ends]
+    at = {one.name: row for row, one in enumerate(boxed(explained))}
+    last, arrows = len(at) - 1, []
+    for step in explained.down:
+        rows = sorted(at[one.name] for one in step.writes if one.name in at)
+        arrows += [Arrow(step, at[one.name], rows[0]) for one in step.reads if rows and one.name in at]
+        arrows += [Arrow(step, start, end) for start, end in pairwise(rows)]
+    of = {f"{kind}{name}": row for name, row in at.items() for kind in ("d ", "share of d ")}
+    for step in explained.up:
+        starts = [of[one.name] for one in step.reads if one.name in of] or [last]
+        ends = [of[one.name] for one in step.writes if one.name in of]
+        unwanted = [at[one.name] for one in step.reads if one.name in at and at[one.name] not in starts]
+        arrows += [Arrow(step, start, end, stub=not ends) for start in starts for end in ends or unwanted]
     return arrows
 
 
@@ -98,16 +95,16 @@ def lanes_of(arrows: list[Arrow]) -> dict[Arrow, int]:
     return lanes
 
 
-def short(count: int) -> str:
+def short(number: int) -> str:
     """80,281,600 -> 80.3M.
 
-    >>> short(80_281_600), short(50_176), short(640)
-    ('80.3M', '50.2K', '640')
+    >>> short(80_281_600), short(999_600), short(50_176), short(640)
+    ('80.3M', '1M', '50.2K', '640')
     """
     for unit, letter in ((10**12, "T"), (10**9, "G"), (10**6, "M"), (10**3, "K")):
-        if count >= unit:
-            return f"{count / unit:.3g}{letter}"
-    return str(count)
+        if number >= 0.9995 * unit:  # what three digits round up to it
+            return f"{number / unit:.3g}{letter}"
+    return str(number)
 
 
 # ── How it is drawn ──────────────────────────────────────────────────────────────────────────────────────────────
@@ -133,9 +130,7 @@ def _draw_arrows(axes: Any, arrows: list[Arrow], most: int) -> None:
         if id(step) not in counted:
             words += f", {short(step.flops)} FLOPs"
             counted.add(id(step))
-        width = (
-            0.8 + 9 * (step.flops / most) ** 0.5
-        )  # of the root: next to a product all else would be as thin as a hair
+        width = 0.8 + 9 * (step.flops / most) ** 0.5  # the root: next to a product all else would be a hair
         if arrow in lanes:
             _around(axes, arrow, width, lanes[arrow], words)
         else:
@@ -174,7 +169,7 @@ def _around(axes: Any, arrow: Arrow, width: float, lane: int, words: str) -> Non
               rotation=90, ha="right" if side < 0 else "left", bbox=ground)  # fmt: skip
 
 
-def _bar(axes: Any, y: float, name: str, leaves: dict[str, int]) -> None:
+def _bar(axes: Any, y: float, name: str, leaves: Mapping[str, int]) -> None:
     """The leaves of a layout, one after the other; those with room have their names."""
     total, start = sum(leaves.values()), 0
     for i, (leaf, count) in enumerate(leaves.items()):

@@ -48,20 +48,22 @@ def passed(model, backend="reference", dtype="float64"):
 def test_names_and_norms_are_those_of_the_workspace(model, backend):
     ws, explained = passed(model, backend)
     acts, derivatives, gradients = (dict(leaves(tree)) for tree in (ws.acts, ws.dacts, ws.grads))
-    down, up = (steps for _, steps in explained.parts())
-    written = {one.name: one for step in down for one in step.writes}
-    assert set(acts) <= set(written)
-    for name, view in acts.items():
-        assert written[name].norm == pytest.approx(np.linalg.norm(view), rel=1e-12), name
-        assert written[name].gradient == pytest.approx(np.linalg.norm(derivatives[name]), rel=1e-12), name
+    written = {one.name: one for step in explained.down for one in step.writes}
     parameters = {f"d {name}" for name, _ in leaves(ws.params)}
     if getattr(model, "p_x", None) == nv.GaussianOptimal():
         parameters.remove("d likelihood.logvar")  # which is stored for evaluation, and not learned
-    given = {one.name: one for step in up for one in step.writes}
+        assert written["likelihood.logvar"].gradient is None  # its path is in the derivative by the decoder's outputs
+        del derivatives["likelihood.logvar"]
+    assert set(acts) <= set(written)
+    for name, view in acts.items():
+        assert written[name].norm == pytest.approx(np.linalg.norm(view), rel=1e-12), name
+    for name, derivative in derivatives.items():
+        assert written[name].gradient == pytest.approx(np.linalg.norm(derivative), rel=1e-12), name
+    given = {one.name: one for step in explained.up for one in step.writes}
     assert parameters <= set(given)
     for name in parameters:
         assert given[name].norm == pytest.approx(np.linalg.norm(gradients[name[2:]]), rel=1e-12), name
-    read = {one.name: one for step in down for one in step.reads}
+    read = {one.name: one for step in explained.down for one in step.reads}
     for name, view in leaves(ws.params):
         if f"d {name}" in parameters:
             assert read[name].norm == pytest.approx(np.linalg.norm(view), rel=1e-12), name
@@ -99,6 +101,21 @@ def test_every_op_is_there_in_its_order(model):
     ]  # fmt: skip
 
 
+def test_norms_by_hand():
+    ws = nv.Workspace(nv.LinearAutoencoder(3, 1), 2, dtype="float64", backend="reference")
+    ws.params.W[:] = np.array([[0.5], [0.5], [0.0]])
+    ws.forward(np.array([[1.0, 1.0, 2.0], [3.0, 1.0, 0.0]]))
+    down, up = nv.explain(ws).down, nv.explain(ws).up
+    # z = (1, 2); y = ((1/2, 1/2, 0), (1, 1, 0)); y - x = ((-1/2, -1/2, -2), (-2, 0, 0)); error = (9/2, 4).
+    # dy = 2/B (y - x) = y - x; dz = dy W = (-1/2, -1); dW = dy^T z + x^T dz = (-4.5, -0.5, -2) + (-3.5, -1.5, -1).
+    assert [one.norm for one in down[0].writes] == pytest.approx([5**0.5, 2.5**0.5], rel=1e-15)
+    assert down[1].writes[0].norm == pytest.approx((4.5**2 + 4**2) ** 0.5, rel=1e-15)
+    assert down[0].reads[1].norm == pytest.approx(0.5**0.5, rel=1e-15)
+    assert up[0].writes[0].norm == pytest.approx(8.5**0.5, rel=1e-15)
+    assert [one.norm for one in up[1].writes] == pytest.approx([1.25**0.5, 77**0.5], rel=1e-15)
+    assert nv.explain(ws).loss == 4.25
+
+
 def test_what_is_recorded_is_what_is_called(monkeypatch):
     """A model that does something else is explained by what it does, wherever its code is."""
     code = compile("def rate_forward(self, ops, eps, a):\n    ops.log_ratio_forward(a.stats, a.z, eps, out=a.rate)\n",
@@ -106,10 +123,11 @@ def test_what_is_recorded_is_what_is_called(monkeypatch):
     ours = {}
     exec(code, ours)
     monkeypatch.setattr(nv.ELBO, "rate_forward", ours["rate_forward"])
-    steps = passed(MODELS["bernoulli elbo"])[1].steps
-    assert [(step.op, step.caller) for step in steps if step.op.endswith(("ratio_forward", "kl_forward"))] == [
-        ("log_ratio_forward", "<a notebook>:2")
-    ]
+    explained = passed(MODELS["bernoulli elbo"])[1]
+    assert [
+        (step.op, step.caller) for step in explained.steps if step.op.endswith(("ratio_forward", "kl_forward"))
+    ] == [("log_ratio_forward", "<a notebook>:2")]
+    explained.figure().draw_without_rendering()  # its backward is still the closed form's
 
 
 @EVERY
@@ -131,7 +149,7 @@ def test_lines_of_source_are_where_they_are_said_to_be(model):
 def test_a_derivative_that_is_a_sum_is_shown_as_one():
     """Of z: the decoder's share and the rate's; of stats: z's and the rate's."""
     ws, explained = passed(MODELS["gaussian iwae"])
-    up = {one.name: one for one in (one for step in explained.parts()[1][1] for one in step.writes)}
+    up = {one.name: one for one in (one for step in explained.up for one in step.writes)}
     assert {name for name, one in up.items() if one.final is not None} == {"d z", "d encoder.1"}
     assert {name for name in up if name.startswith("share")} == {"share of d z", "share of d encoder.1"}
     rate_on_z = ws.dacts.rate * ws.acts.z
@@ -155,7 +173,7 @@ def test_operations_are_counted_as_by_hand():
     assert [s.flops for s in explained.steps if s.op.startswith("bernoulli")] == [B * D, B * D]
     tied = passed(MODELS["linear"])[1]
     assert [s.flops for s in tied.steps if s.op.startswith("tied")] == [4 * B * D * Z, 6 * B * D * Z]
-    assert [step.parameters for step in explained.parts()[0][1] if step.op == "dense_forward"] == [35, 24, 15, 36]
+    assert [step.parameters for step in explained.down if step.op == "dense_forward"] == [35, 24, 15, 36]
     learned, optimal = (
         [step.parameters for step in passed(MODELS[f"{name} elbo"])[1].steps if step.op.startswith("gaussian_o") or
          step.op in ("gaussian_forward", "gaussian_backward")]
@@ -236,7 +254,7 @@ class Page(HTMLParser):
 def test_the_table_as_text_and_as_html(model):
     explained = passed(model)[1]
     page = Page(explained._repr_html_())
-    assert page.rows == 3 + sum(len(explained.rows(step)) + 1 for step in explained.steps)
+    assert page.rows == 3 + sum(len(rows) + 1 for _, rows, _ in explained.told())
     for text in (str(explained), "".join(page.text)):
         for step in explained.steps:
             assert step.op in text and f"{step.source}, called at {step.caller}" in text
@@ -248,6 +266,43 @@ def test_the_table_as_text_and_as_html(model):
     assert max(map(len, str(explained).splitlines()[2:])) <= 120
 
 
+@EVERY
+def test_every_array_has_its_row_and_every_parameter_its_count(model):
+    """Once where it is written, or, if no op writes it, where it is first read."""
+    explained = passed(model)[1]
+    rows = [row for _, rows, _ in explained.told() for row in rows]
+    names = [row[1].strip() for row in rows]
+    arrays = {one.name for step in explained.steps for one in (*step.reads, *step.writes)}
+    assert sorted(names) == sorted(arrays)
+    assert {"x", "target"} <= {row[1].strip() for row in rows if row[1].startswith("  ")}
+    theta = dict(explained.theta)
+    if getattr(model, "p_x", None) == nv.GaussianOptimal():
+        del theta["likelihood.logvar"]
+    assert {row[1].strip(): row[4] for row in rows if row[4]} == {name: f"{size}" for name, size in theta.items()}
+    assert [row[0] for row in rows if row[0]] == [step.op for step in explained.steps]
+    assert [row[3] for row in rows if row[3]] == [f"{step.flops:,}" for step in explained.steps]
+
+
+def test_the_numbers_that_an_op_takes_are_told():
+    ws = nv.Workspace(MODELS["bernoulli elbo"], B, dtype="float64", backend="reference")
+    ws.forward(np.full((B, D), 0.5), beta=np.float32(0.25))
+    explained = nv.explain(ws)
+    acts = [step.given["act"] for step in explained.steps if step.op.startswith("dense")]
+    assert acts == ["tanh", "identity"] * 2 + ["identity", "tanh"] * 2
+    assert [step.given for step in explained.steps if step.op == "elbo_forward"] == [{"beta": 0.25, "free_bits": 0.1}]
+    assert "beta 0.25, free_bits 0.1" in str(explained) and "act tanh" in str(explained)
+    assert json.loads(json.dumps(explained.to_dict()))["steps"][7]["given"] == {"beta": 0.25, "free_bits": 0.1}
+
+
+def test_the_title_says_what_was_passed():
+    model = nv.VAE(D, (), Z)
+    for count, samples, said in ((1, 1, ": 1 image, 1 sample each, "), (2, 3, ": 2 images, 3 samples each, ")):
+        ws = nv.Workspace(model, count, samples, backend="reference")
+        ws.forward(np.ones((count, D)))
+        assert nv.explain(ws).title == f"{model!r}{said}reference, float32"
+    assert ": 4 images, reference, float64" in passed(MODELS["deep"])[1].title  # which draws no samples
+
+
 def test_html_is_escaped():
     explained = passed(MODELS["gaussian iwae"])[1]
     said = explained.steps[0]._replace(formula="a<script>b</script> & c", op="<b>op</b>")
@@ -256,51 +311,70 @@ def test_html_is_escaped():
     assert not {"script", "b", "i"} & page.tags
 
 
-def arrows(explained):
+def arrows(explained, stub=False):
     """Between which boxes the arrows stand, by op."""
     names = [one.name for one in boxed(explained)]
     found = {}
-    for arrow in arrows_of(explained, {name: row for row, name in enumerate(names)}):
-        found.setdefault(arrow.step.op, set()).add((names[arrow.start], names[arrow.end]))
+    for arrow in arrows_of(explained):
+        if arrow.stub == stub:
+            found.setdefault(arrow.step.op, set()).add((names[arrow.start], names[arrow.end]))
     return found
 
 
 def test_arrows_of_the_picture():
-    found = arrows(passed(nv.VAE(D, (H,), Z, "tanh", "gaussian-optimal", nv.IWAE()))[1])
+    explained = passed(nv.VAE(D, (H,), Z, "tanh", "gaussian-optimal", nv.IWAE()))[1]
     layers = {("encoder.0", "encoder.1"), ("z", "decoder.0"), ("decoder.0", "decoder.1")}
-    assert found == {
+    optimal = {("decoder.1", "likelihood.logvar"), ("target", "likelihood.logvar"), ("likelihood.logvar", "log_px")}
+    assert arrows(explained) == {
         "dense_forward": {("x", "encoder.0"), *layers},
         "reparameterize_forward": {("encoder.1", "z")},
-        "gaussian_optimal_forward": {("decoder.1", "log_px"), ("log_px", "likelihood.logvar")},  # target is no box
+        "gaussian_optimal_forward": optimal,
         "log_ratio_forward": {("encoder.1", "rate"), ("z", "rate")},
         "iwae_forward": {("log_px", "log_w"), ("rate", "log_w"), ("log_w", "loss")},
-        "iwae_backward": {("log_w", "log_px"), ("log_w", "rate"), ("loss", "log_w")},
+        "iwae_backward": {("loss", "log_px"), ("loss", "rate"), ("loss", "log_w")},
         "log_ratio_backward": {("rate", "encoder.1"), ("rate", "z")},
         "gaussian_optimal_backward": {("log_px", "decoder.1")},
         "reparameterize_backward": {("z", "encoder.1")},
-        "dense_backward": {("encoder.0", "x"), *((end, start) for start, end in layers)},
+        "dense_backward": {(end, start) for start, end in layers},
     }
-    tied = arrows(passed(MODELS["linear"])[1])
-    assert tied["tied_forward"] == {("x", "z"), ("z", "y")} and tied["tied_backward"] == {("y", "z")}
+    assert arrows(explained, stub=True) == {"dense_backward": {("encoder.0", "x")}}
+    tied = passed(MODELS["linear"])[1]
+    assert arrows(tied) == {
+        "tied_forward": {("x", "z"), ("z", "y")},
+        "squared_error_forward": {("y", "error"), ("target", "error")},
+        "squared_error_backward": {("error", "y")},
+        "tied_backward": {("y", "z")},
+    }
 
 
 @EVERY
 def test_only_the_first_layer_sends_nothing_on(model):
     explained = passed(model)[1]
-    at = {one.name: row for row, one in enumerate(boxed(explained))}
-    stubs = [arrow for arrow in arrows_of(explained, at) if arrow.stub]
-    assert [(arrow.step, arrow.end) for arrow in stubs] == (
-        [] if isinstance(model, nv.LinearAutoencoder) else [(explained.steps[-1], at["x"])]
+    rows = [one.name for one in boxed(explained)]
+    stubs = [arrow for arrow in arrows_of(explained) if arrow.stub]
+    assert [(arrow.step, rows[arrow.end]) for arrow in stubs] == (
+        [] if isinstance(model, nv.LinearAutoencoder) else [(explained.steps[-1], "x")]
     )
+
+
+def test_images_have_boxes():
+    """Two where what is asked for is not what is seen."""
+    names = [one.name for one in boxed(passed(MODELS["deep"])[1])]
+    assert names == ["target", "x", *(f"{half}.{i}" for half in ("encoder", "decoder") for i in range(3)), "error"]
+    ws = nv.Workspace(MODELS["deep"], B)
+    ws.forward(np.ones((B, D)))
+    explained = nv.explain(ws)
+    assert [one.name for one in boxed(explained)] == names[1:]
+    assert arrows(explained)["squared_error_forward"] == {("decoder.2", "error"), ("x", "error")}
 
 
 def test_lanes_do_not_meet():
     explained = passed(nv.VAE(D, (H, 4, 3), Z, "tanh", "gaussian", nv.IWAE()))[1]
-    lanes = lanes_of(arrows_of(explained, {one.name: row for row, one in enumerate(boxed(explained))}))
+    lanes = lanes_of(arrows_of(explained))
     assert len(lanes) >= 6
     for (one, lane), (other, another) in combinations(lanes.items(), 2):
         if lane == another and one.step.direction == other.step.direction:
-            low, high = max(min(one[1:3]), min(other[1:3])), min(max(one[1:3]), max(other[1:3]))
+            low, high = (f(g(arrow.start, arrow.end) for arrow in (one, other)) for f, g in ((max, min), (min, max)))
             assert low > high
 
 
@@ -311,7 +385,7 @@ def test_the_picture(name):
     figure.draw_without_rendering()
     passing, layouts = figure.axes
     words = [text.get_text() for text in passing.texts]
-    for one in (one for step in explained.parts()[0][1] for one in step.writes):
+    for one in (one for step in explained.down for one in step.writes):
         (said,) = (word for word in words if word.startswith(f"{one.name}   "))
         assert f"norm {one.norm:.3g}" in said
         assert (one.gradient is None) or f"norm of gradient {one.gradient:.3g}" in said
@@ -365,10 +439,12 @@ def test_a_run_on_the_command_line(capsys, tmp_path):
     assert weights["norm"] == pytest.approx(np.linalg.norm(run.ws.params.encoder[0].W.astype(np.float64)), rel=1e-12)
     assert cli.main(["explain", str(tmp_path / "run"), "--latent", "3"]) == 2
     assert "--latent is of a new model" in capsys.readouterr().err
+    assert cli.main(["explain", str(tmp_path / "run"), "--rescale"]) == 2
+    assert "--rescale is of a new model" in capsys.readouterr().err
 
 
 def test_files_on_the_command_line(capsys, tmp_path):
-    picture, page = tmp_path / "pass.png", tmp_path / "pass.html"
+    picture, page = tmp_path / "new" / "pass.png", tmp_path / "other" / "pass.html"
     assert cli.main([*SMALL, "--out", str(picture)]) == 0
     assert min(matplotlib.image.imread(picture).shape[:2]) > 500
     assert cli.main([*SMALL, "--out", str(page)]) == 0
@@ -380,6 +456,8 @@ def test_files_on_the_command_line(capsys, tmp_path):
     assert "give one of them" in capsys.readouterr().err
     assert cli.main(["explain", "--batch", "100000"]) == 2
     assert "100000 were asked for" in capsys.readouterr().err
+    assert cli.main([*SMALL, "--samples", "0"]) == 2
+    assert "samples must be a whole number of at least 1, got 0" in capsys.readouterr().err
     assert cli.main(["explain", "--model", "linear", "--bound", "iwae"]) == 2
     assert "bound means nothing to the model 'linear'" in capsys.readouterr().err
 
@@ -388,9 +466,23 @@ def test_other_images_on_the_command_line(capsys, tmp_path):
     np.save(tmp_path / "x.npy", np.random.default_rng(0).random((40, 9)).astype(np.float32))
     assert cli.main([*SMALL, "--data", str(tmp_path / "x.npy"), "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["steps"][0]["reads"][0]["shape"] == [3, 9]
+    assert cli.main([*SMALL[:-2], "--data", str(tmp_path / "x.npy"), "--json"]) == 0  # all four, where 64 are usual
+    assert json.loads(capsys.readouterr().out)["steps"][0]["reads"][0]["shape"] == [4, 9]
     np.save(tmp_path / "y.npy", 2 * np.random.default_rng(0).random((40, 9)))
     assert cli.main([*SMALL, "--data", str(tmp_path / "y.npy")]) == 2
     assert "needs pixels in [0, 1]" in capsys.readouterr().err
+    assert cli.main([*SMALL, "--data", str(tmp_path / "y.npy"), "--rescale"]) == 0
+
+
+def test_a_run_is_explained_at_its_own_weight_of_the_rate(capsys, tmp_path):
+    data = nv.datasets.load("mnist-small", rows=30)
+    nv.train(nv.VAE(784, (5,), 2), data, epochs=1, batch=10, beta=0.5, samples=2, out=tmp_path / "run")
+    assert cli.main(["explain", str(tmp_path / "run"), "--json"]) == 0
+    said = json.loads(capsys.readouterr().out)
+    assert "64 images, 2 samples each" in said["title"]
+    assert [step["given"]["beta"] for step in said["steps"] if step["op"].startswith("elbo")] == [0.5, 0.5]
+    up = {one["name"]: one["norm"] for step in said["steps"] for one in step["writes"]}
+    assert up["d rate"] == pytest.approx(0.5 / 64 * np.sqrt(64 * 2), rel=1e-12)  # beta / B, in B Z entries
 
 
 def test_a_denoising_run_is_explained_as_it_was_trained(capsys, tmp_path):
