@@ -134,13 +134,13 @@ class Explanation:
         """The same table for a notebook: it needs nothing else, and scrolls by itself where it is too wide."""
 
         def row(texts: tuple[str, ...], tag: str = "td") -> str:
-            styles = (f"text-align:{'right' if side == '>' else 'left'};padding:0 0.6em" for side in SIDES)
+            styles = (f"text-align:{'right' if side == '>' else 'left'};padding:0 0.5em" for side in SIDES)
             pairs = zip(styles, map(html.escape, texts), strict=True)
             return "<tr>" + "".join(f'<{tag} style="{style}">{text}</{tag}>' for style, text in pairs) + "</tr>"
 
-        wide = f'colspan="{len(HEAD)}" style="text-align:left;padding:0 0.6em"'
+        wide = f'colspan="{len(HEAD)}" style="text-align:left;padding:0 0.5em"'
         lines = [f"<p>{html.escape(self.title)}<br>{html.escape(self.totals())}</p>", '<div style="overflow-x:auto">',
-                 f'<table style="white-space:pre"><thead>{row(HEAD, "th")}</thead>']  # fmt: skip
+                 f'<table style="white-space:pre;font-size:0.85em"><thead>{row(HEAD, "th")}</thead>']  # fmt: skip
         for direction in (FORWARD, BACKWARD):
             lines.append(f"<tbody><tr><th {wide}>{direction}</th></tr>")
             for _, rows, note in (one for one in self.told() if one[0].direction == direction):

@@ -18,11 +18,8 @@ class Pair(NamedTuple):
 
 def test_plain_at_every_depth():
     deep = {"a": [1, (math.nan, {"b": -math.inf})], "c": Pair(math.inf, Pair(2.5, None)), "d": np.float64("nan")}
-    expected = {
-        "a": [1, [None, {"b": None}]],
-        "c": {"first": None, "second": {"first": 2.5, "second": None}},
-        "d": None,
-    }
+    pair = {"first": None, "second": {"first": 2.5, "second": None}}
+    expected = {"a": [1, [None, {"b": None}]], "c": pair, "d": None}
     assert plain(deep) == expected
     assert math.isnan(deep["a"][1][0]), "what was given is left alone"
 
