@@ -102,16 +102,13 @@ that are inside the package, draws it, and says whether it holds. Its derivation
 The exit code is 0 if every claim holds, 1 if one does not."""
 EXPLAIN = """\
 One pass of a model, op by op, recorded while it runs: forward down, backward up, with the formula of each op, what it
-writes, parameters, FLOPs, the norm of every array and of the loss's derivative by it, and the line of source.
+reads and writes, FLOPs, parameters, the norm of every array and of the loss's derivative by it, and the line of source.
 
   npvae explain                               the default VAE, as it is initialised, on 64 digits
   npvae explain runs/1                        a trained one, on its own test images
   npvae explain --hidden 200,200 --bound iwae --samples 5
   npvae explain --out pass.png                the picture: boxes for arrays, arrows for ops, their width by FLOPs
-  npvae explain --out pass.html               the table as a page
-
-A product counts 2 FLOPs for each multiplication with its addition, any other op 1 for each number of its largest
-array."""
+  npvae explain --out pass.html               the table as a page"""
 INFO = """\
 Show what npvae runs on.
 
@@ -180,7 +177,9 @@ def parser() -> argparse.ArgumentParser:
     explaining.add_argument("run", nargs="?", metavar="DIR", help="a run's folder (a new model)")
     add_model_options(explaining)
     explaining.add_argument("--samples", type=int, metavar="K", help="codes drawn per image (1, or the run's)")
-    explaining.add_argument("--batch", type=int, default=64, metavar="N", help="images (64)")
+    explaining.add_argument("--batch", type=int, metavar="N", help="the first N test images (64, or all)")
+    explaining.add_argument("--data", metavar="NAME|PATH", help="other images than the run's, or than mnist-small")
+    explaining.add_argument("--rescale", action="store_true", help="map the pixels' range to [0, 1]")
     explaining.add_argument("--backend", metavar="NAME", help=f"{', '.join(BACKENDS)} ({default_backend()})")
     explaining.add_argument("--out", metavar="FILE", help=".png or .html (print the table)")
     explaining.add_argument("--json", action="store_true", help="print one JSON object")

@@ -1,44 +1,58 @@
-"""The command line. Results go to stdout, everything else to stderr; nothing here computes."""
+"""The command line: `main`, and the commands that study. Results go to stdout, everything else to stderr."""
 
 import argparse
-import io
-import json
-import math
 import os
 import platform
 import signal
 import sys
 import threading
 from collections.abc import Callable
-from contextlib import redirect_stdout, suppress
+from contextlib import redirect_stdout
 from importlib.metadata import version
 from pathlib import Path
 from types import FrameType
 from typing import Any
 
-import numpy as np
-
-from npvae import adapters, datasets, lessons, mosaics, plots
+from npvae import adapters, datasets, lessons, plots
 from npvae.arguments import parser
 from npvae.checking import check_function
 from npvae.checkpoint import write_atomically
-from npvae.datasets import Dataset
-from npvae.errors import DivergenceError, InputError, check_whole
-from npvae.evaluation import evaluate
+from npvae.commands import (
+    data_of,
+    evaluate_command,
+    first,
+    model_of,
+    plot_command,
+    reconstruct_command,
+    resume_command,
+    sample_command,
+    train_command,
+    write_json,
+)
+from npvae.errors import DivergenceError, InputError
 from npvae.explaining import explain
 from npvae.lessons.page import write_page
-from npvae.models import OPTIONS, make_model
+from npvae.models import OPTIONS
 from npvae.ops import default_backend
 from npvae.progress import Progress
-from npvae.runs import CONFIG, FIGURES, Run, Settings, load, read_config
+from npvae.runs import CONFIG, load
 from npvae.selfcheck import Checked, count, selfcheck
-from npvae.training import Interrupted, resume, train
+from npvae.training import Interrupted
 from npvae.vae import VAE
 from npvae.warmup import warmup
 from npvae.workspace import Workspace
 from npvae.zoo import report as zoo
 
-MODEL = {"model": "vae"}  # the options of a model that are not None when they are left out
+PAGE = """\
+<!DOCTYPE html>
+<html lang="en">
+<head>
+<meta charset="utf-8">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<title>npvae explain</title>
+</head>
+<body style="font-family:sans-serif">
+"""
 FAILED, BAD_INPUT = 1, 2  # exit codes; a signal gives 128 + its number
 
 
@@ -71,105 +85,6 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 # ── Commands ─────────────────────────────────────────────────────────────────────────────────────────────────────────
-
-
-def train_command(options: argparse.Namespace) -> None:
-    """npvae train."""
-    data = datasets.load(options.data, rescale=options.rescale, rows=options.rows)
-    named = {name: getattr(options, name) for name in ("latent", *OPTIONS["vae"])}
-    model = make_model(options.model, data.train.images.shape[1], **named)
-    settings = {name: getattr(options, name) for name in Settings.__dataclass_fields__ if hasattr(options, name)}
-    claimed = free_folder() if options.out is None else None
-    options.out = options.out if claimed is None else str(claimed)
-    try:
-        run = train(model, data, out=options.out, **settings)
-    finally:
-        if claimed is not None:
-            with suppress(OSError):  # it holds a run, unless the run was refused
-                claimed.rmdir()
-    finish(run, data, options.json)
-
-
-def resume_command(options: argparse.Namespace) -> None:
-    """npvae resume."""
-    data = read_config(Path(options.run)).dataset(options.data)
-    finish(resume(options.run, data), data, options.json)
-
-
-def finish(run: Run, data: Dataset, as_json: bool) -> None:
-    """Draw the pictures and say what came out."""
-    assert run.folder is not None
-    drawn = plots.save(plots.figures(run, data), run.folder / FIGURES)
-    last = run.final
-    if as_json:
-        write_json({"run": str(run.folder), **last})
-        return
-    used = f"{last['active_units']:.0f} of {run.model.latent} latents in use"
-    if isinstance(run.model, VAE):
-        print(
-            f"test loss {last['test_loss']:.2f} nats per image (reconstruction {last['test_reconstruction']:.2f}, "
-            f"rate {last['test_rate']:.2f}), {used}"
-        )
-    else:
-        print(f"test squared error {last['test_loss']:.3f} per image, {used}")
-    print(f"{run.folder}/{FIGURES}: {', '.join(path.name for path in drawn)}")
-    print(f"next: npvae {'sample' if isinstance(run.model, VAE) else 'reconstruct'} {run.folder}")
-
-
-def sample_command(options: argparse.Namespace) -> None:
-    """npvae sample."""
-    run = load(options.run)
-    images = run.sample(options.n, options.seed)
-    path = options.out or Path(options.run) / "samples.png"
-    title = "Samples from the prior, decoded to E[x|z]"
-    write_images(path, images, lambda: mosaics.sample_grid(images, run.data["shape"], title))
-
-
-def reconstruct_command(options: argparse.Namespace) -> None:
-    """npvae reconstruct."""
-    run = load(options.run)
-    data = data_of(run, options.data)
-    originals = data.test.images[:10] if options.n is None else first(data.test.images, options.n)
-    run.check(originals)
-    seen = run.corrupt(originals)
-    images = run.reconstruct(seen)
-    shown = None if run.settings.corruption == "none" else seen
-    path = options.out or Path(options.run) / "reconstructions.png"
-    write_images(path, images, lambda: mosaics.reconstructions(originals, images, data.shape, shown))
-
-
-def evaluate_command(options: argparse.Namespace) -> None:
-    """npvae evaluate."""
-    run = load(options.run)
-    if options.samples is not None and not isinstance(run.model, VAE):
-        raise InputError(f"--samples means nothing to {type(run.model).__name__}, which has no p(x): leave it out")
-    samples = 500 if options.samples is None else options.samples
-    images = data_of(run, options.data).test.images
-    images = images if options.images is None else first(images, options.images)
-    progress = Progress(len(images), unit="images")
-    result = evaluate(run, images, samples, lambda done, total: progress.update(done, ""))
-    progress.close()
-    if options.json:
-        write_json({"run": options.run, **result._asdict()})
-        return
-    print(f"{result.images} test images, per image:")
-    if result.nll is None:
-        print(f"  squared error  {result.reconstruction:9.3f}")
-        return
-    print(
-        f"  -ELBO          {result.loss:9.3f} nats\n"
-        f"  reconstruction {result.reconstruction:9.3f} nats\n"
-        f"  rate           {result.rate:9.3f} nats, {result.active_units} of {run.model.latent} latents active\n"
-        f"  -log p(x)      {result.nll:9.3f} nats, {result.samples} importance samples; standard error "
-        f"{result.nll_se:.3f} across images, {result.nll_se_image:.3f} per image"
-    )
-
-
-def plot_command(options: argparse.Namespace) -> None:
-    """npvae plot."""
-    run = load(options.run)
-    for path in plots.save(plots.figures(run, run.dataset(options.data)), options.out or Path(options.run) / FIGURES):
-        print(path)
 
 
 def info_command(options: argparse.Namespace) -> None:
@@ -295,37 +210,54 @@ def all_lessons(options: argparse.Namespace) -> bool:
 
 def explain_command(options: argparse.Namespace) -> None:
     """npvae explain."""
-    if options.run is not None:
-        run = load(options.run)
-        given = [name for name in ("model", "latent", *OPTIONS["vae"]) if getattr(options, name) != MODEL.get(name)]
-        if given:
-            raise InputError(
-                f"--{given[0].replace('_', '-')} is of a new model: leave it out, or leave out {options.run}"
-            )
-        model, theta, images = run.model, run.theta, run.binarize(first(data_of(run, None).test.images, options.batch))
-        samples, dtype = options.samples or run.settings.samples or 1, run.settings.dtype
-    else:
-        images = first(datasets.load("mnist-small").train.images, options.batch)
-        named = {name: getattr(options, name) for name in ("latent", *OPTIONS["vae"])}
-        model, theta = make_model(options.model, images.shape[1], **named), None
-        samples, dtype = options.samples or 1, "float32"
-    ws = Workspace(model, len(images), samples, dtype, options.backend, theta=theta)
-    ws.forward(images)
-    explained = explain(ws)
+    path = None if options.out is None else Path(options.out)
+    if path is not None and path.suffix not in (".png", ".html"):
+        raise InputError(f"--out must end in .png or .html, got {path}")
+    if path is not None and options.json:
+        raise InputError("--out writes a picture or a page, --json prints: give one of them")
+    explained = explain(pass_of_run(options) if options.run is not None else pass_of_model(options))
     if options.json:
         write_json(explained.to_dict())
-    elif options.out is None:
+    elif path is None:
         print(explained)
-    elif Path(options.out).suffix == ".html":
-        head = '<!doctype html><html lang="en"><meta charset="utf-8"><title>npvae explain</title>'
-        write_atomically(Path(options.out), f"{head}\n{explained._repr_html_()}\n</html>\n".encode())
-        print(options.out)
-    elif Path(options.out).suffix == ".png":
-        path = Path(options.out)
-        plots.save({path.stem: explained.figure()}, path.parent)
-        print(options.out)
     else:
-        raise InputError(f"--out must end in .png or .html, got {options.out}")
+        if path.suffix == ".png":
+            plots.save({path.stem: explained.figure()}, path.parent)
+        else:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            write_atomically(path, f"{PAGE}{explained._repr_html_()}\n</body>\n</html>\n".encode())
+        print(path)
+
+
+def pass_of_run(options: argparse.Namespace) -> Workspace:
+    """A workspace after a forward as the run was trained: binarised, corrupted, with its samples and its beta."""
+    default = parser().parse_args(["explain"])
+    for name in ("model", "latent", *OPTIONS["vae"], "rescale"):
+        if getattr(options, name) != getattr(default, name):
+            raise InputError(f"--{name.replace('_', '-')} is of a new model: leave it out, or leave out {options.run}")
+    run = load(options.run)
+    images = first(data_of(run, options.data).test.images, options.batch, 64)
+    run.check(images)
+    images = run.binarize(images)
+    seen = run.corrupt(images)
+    samples = run.settings.samples or 1 if options.samples is None else options.samples
+    ws = Workspace(run.model, len(images), samples, run.settings.dtype, options.backend, theta=run.theta)
+    beta = 1.0 if run.settings.beta is None else run.settings.beta
+    ws.forward(seen, None if seen is images else images, beta=beta)
+    return ws
+
+
+def pass_of_model(options: argparse.Namespace) -> Workspace:
+    """A workspace after a forward of a new model."""
+    data = datasets.load(options.data or "mnist-small", rescale=options.rescale)
+    images = first(data.test.images, options.batch, 64)
+    model = model_of(options, data)
+    if isinstance(model, VAE):
+        model.p_x.check(images)
+    samples = 1 if options.samples is None else options.samples
+    ws = Workspace(model, len(images), samples, backend=options.backend)
+    ws.forward(images)
+    return ws
 
 
 def warmup_command(options: argparse.Namespace) -> None:
@@ -370,59 +302,6 @@ def self_table(checked: list[Checked]) -> str:
     wrong = sum(not check.ok for _, _, report in checked for check in report.tensors)
     said = f"{wrong} gradients are not right" if wrong else "every gradient is right"
     return "\n".join([*(line.rstrip() for line in lines), f"{len(checked)} checks of {arrays} arrays: {said}"])
-
-
-def free_folder() -> Path:
-    """Make the first of runs/1, runs/2, ... that does not exist: made here, no other training takes it."""
-    number = 1
-    while True:
-        folder = Path("runs") / str(number)
-        try:
-            folder.mkdir(parents=True)
-        except FileExistsError:
-            number += 1
-        else:
-            return folder
-
-
-def data_of(run: Run, other: str | None) -> Dataset:
-    """The data that the run was trained on, or `other`, rescaled if that was."""
-    if other is None:
-        return run.dataset()
-    origin = run.data["origin"]
-    return datasets.load(other, rescale=origin is not None and origin["rescale"])
-
-
-def first(images: Any, n: int) -> Any:
-    """The first `n` of images (m, D); InputError if there are fewer."""
-    if check_whole("the number of images", n) > len(images):
-        raise InputError(f"there are {len(images)} test images, {n} were asked for")
-    return images[:n]
-
-
-def write_images(path: str | Path, images: Any, draw: Callable[[], Any]) -> None:
-    """Write images (n, D) as a picture (.png) or as an array (.npy), and say where."""
-    path = Path(path)
-    if path.suffix == ".npy":
-        write_atomically(path, npy_bytes(images))
-    elif path.suffix == ".png":
-        plots.save({path.stem: draw()}, path.parent)
-    else:
-        raise InputError(f"--out must end in .png or .npy, got {path}")
-    print(path)
-
-
-def npy_bytes(array: Any) -> bytes:
-    """An array as the content of a .npy file."""
-    buffer = io.BytesIO()
-    np.save(buffer, array, allow_pickle=False)
-    return buffer.getvalue()
-
-
-def write_json(values: dict[str, Any]) -> None:
-    """One JSON object on stdout; a number that JSON lacks (NaN, inf) becomes null."""
-    lossless = {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in values.items()}
-    print(json.dumps(lossless, allow_nan=False))
 
 
 COMMANDS: dict[str, Callable[[argparse.Namespace], bool | None]] = {

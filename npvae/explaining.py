@@ -1,14 +1,15 @@
 """What a pass does, op by op: recorded while it runs, so that no second description can go astray.
 
-A private workspace runs forward and backward with a backend that notes every call. Arrays are known by where they lie:
-a view of the activations, of the parameters or of their gradients has the name that it has in these trees.
+Forward and backward run once more, into memory of their own, on a backend that notes every call. Arrays are known by
+where they lie: a view of the activations, of the parameters or of their gradients has the name that it has in these
+trees.
 """
 
 import html
 import inspect
 import math
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -17,9 +18,10 @@ import numpy as np
 
 from npvae.diagrams import draw
 from npvae.errors import InputError
-from npvae.flat import Array, leaves
+from npvae.flat import Array, Tree, carve, leaves, sizes, zeros
 from npvae.mlp import ACTIVATIONS
 from npvae.ops import reference
+from npvae.records import plain
 from npvae.workspace import Workspace
 
 if TYPE_CHECKING:
@@ -33,21 +35,29 @@ NUMBERS = {number: name for name, number in ACTIVATIONS.items()}
 class Operand(NamedTuple):
     """An array that an op read or wrote: its name in the workspace's trees, its shape and its norm at that time.
 
-    gradient: the norm of the loss's derivative by it when backward was through; None where none is kept, as for x.
+    gradient: the norm of the loss's derivative by it when backward was through; None where no op has one, as for x.
+    final: of a derivative to which something was added later, its norm when backward was through.
     """
 
     name: str
     shape: tuple[int, ...]
     norm: float
     gradient: float | None = None
+    final: float | None = None
 
 
 class Step(NamedTuple):
-    """One call of an op. source: where the op is defined in the reference; caller: the line that called it."""
+    """One call of an op.
+
+    formula: of a forward, what its docstring opens with; of a backward, the derivation above it. given: the numbers
+    that it takes besides arrays, such as beta, and the name of its activation. parameters: how many numbers of theta
+    it reads. source: where the op is defined in the reference; caller: the line that called it.
+    """
 
     direction: str
     op: str
     formula: str
+    given: Mapping[str, float | str]
     reads: tuple[Operand, ...]
     writes: tuple[Operand, ...]
     parameters: int
@@ -69,102 +79,103 @@ class Explanation:
     theta: Mapping[str, int]
     acts: Mapping[str, int]
 
-    def rows(self) -> list[tuple[str, ...]]:
-        """The cells of the table, a row for every array that is written; what all rows of a step share is in its first.
+    @property
+    def down(self) -> list[Step]:
+        """The steps of the forward pass."""
+        return [step for step in self.steps if step.direction == FORWARD]
 
-        op, what is written, shape, parameters, FLOPs, norm, norm of the gradient, where the op is defined and called.
-        """
-        cells: list[tuple[str, ...]] = []
-        for step in self.steps:
-            for nth, one in enumerate(step.writes):
-                first = nth == 0
-                cells.append((
-                    step.op if first else "",
-                    one.name,
-                    " × ".join(map(str, one.shape)) or "a number",
-                    f"{step.parameters:,}" if first and step.parameters else "",
-                    f"{step.flops:,}" if first else "",
-                    f"{one.norm:.4g}",
-                    "" if one.gradient is None else f"{one.gradient:.4g}",
-                    f"{step.source}, called at {step.caller}" if first else "",
-                ))  # fmt: skip
-        return cells
-
-    def __str__(self) -> str:
-        rows = [HEAD, *self.rows()]
-        widths = [max(len(row[column]) for row in rows) for column in range(len(HEAD))]
-        align = [str.ljust] * 3 + [str.rjust] * 4 + [str.ljust]
-        lines = [
-            "  ".join(side(text, width) for side, text, width in zip(align, row, widths, strict=True)).rstrip()
-            for row in rows
-        ]
-        table, body = [self.title, f"loss {self.loss:.6g}, {self.totals()}", "", lines[0]], iter(lines[1:])
-        for direction, steps in self.parts():
-            table.append(f"── {direction} " + "─" * (len(lines[0]) - len(direction) - 4))
-            for step in steps:
-                for nth, _ in enumerate(step.writes):
-                    table.append(next(body))
-                    if nth == 0:
-                        table += [f"    {line}" for line in step.formula.split("\n")]
-        return "\n".join(table)
-
-    def parts(self) -> list[tuple[str, list[Step]]]:
-        """The steps down, and the steps up."""
-        return [(name, [step for step in self.steps if step.direction == name]) for name in (FORWARD, BACKWARD)]
+    @property
+    def up(self) -> list[Step]:
+        """The steps of the backward pass."""
+        return [step for step in self.steps if step.direction == BACKWARD]
 
     def totals(self) -> str:
-        """The parameters and the FLOPs of both directions, in words."""
-        down, up = (sum(step.flops for step in steps) for _, steps in self.parts())
-        return f"{sum(self.theta.values()):,} parameters, {down:,} FLOPs forward, {up:,} backward"
+        """The loss, and the parameters and FLOPs of both directions, in words."""
+        down, up = (sum(step.flops for step in steps) for steps in (self.down, self.up))
+        counts = f"{sum(self.theta.values()):,} parameters, {down:,} FLOPs forward, {up:,} backward"
+        return f"loss {self.loss:.6g}, {counts}"
+
+    def told(self) -> Iterator[tuple[Step, list[tuple[str, ...]], str]]:
+        """Each step with the cells of its rows under HEAD, and what is said below them.
+
+        An array has a row where it is written; inputs and parameters, which no op writes, where they are first read. A
+        formula stands in full the first time.
+        """
+        shown: set[str] = set()  # the names of ops and arrays
+        for step in self.steps:
+            first = [one for one in step.reads if one.name not in shown]
+            rows = [_cells(one.name, one) for one in step.writes]
+            rows += [_cells(f"  {one.name}", one, self.theta.get(one.name)) for one in first]
+            rows[0] = (step.op, *rows[0][1:3], f"{step.flops:,}", *rows[0][4:])
+            given = ", ".join(f"{name} {a if isinstance(a, str) else f'{a:g}'}" for name, a in step.given.items())
+            reads = ", ".join(f"{one.name} {shape(one)}" for one in step.reads)
+            formula = "as above" if step.op in shown else step.formula
+            notes = (formula, given, f"reads {reads}", f"{step.source}, called at {step.caller}")
+            yield step, rows, "\n".join(filter(None, notes))
+            shown |= {step.op, *(one.name for one in (*step.reads, *step.writes))}
+
+    def __str__(self) -> str:
+        told = list(self.told())
+        every = [HEAD, *(row for _, rows, _ in told for row in rows)]
+        widths = [max(len(row[column]) for row in every) for column in range(len(HEAD))]
+
+        def line(row: tuple[str, ...]) -> str:
+            cells = (f"{text:{side}{width}}" for side, text, width in zip(SIDES, row, widths, strict=True))
+            return "  ".join(cells).rstrip()
+
+        table = [self.title, self.totals(), "", line(HEAD)]
+        for direction in (FORWARD, BACKWARD):
+            table.append(f"── {direction} ".ljust(sum(widths) + 2 * len(widths) - 2, "─"))
+            for _, rows, note in (one for one in told if one[0].direction == direction):
+                table += [*map(line, rows), *(f"    {text}" for text in note.split("\n"))]
+        return "\n".join([*table, "", LEGEND])
 
     def _repr_html_(self) -> str:
-        """The table for a notebook: self-contained."""
-        cells = iter(self.rows())
-        head = "".join(f"<th>{html.escape(name)}</th>" for name in HEAD)
-        lines = [f"<table><caption>{html.escape(self.title)}<br>loss {self.loss:.6g}, {self.totals()}</caption>",
-                 f"<thead><tr>{head}</tr></thead>"]  # fmt: skip
-        for direction, steps in self.parts():
-            lines.append(f'<tbody><tr><th colspan="{len(HEAD)}" style="text-align:left">{direction}</th></tr>')
-            for step in steps:
-                for nth, _ in enumerate(step.writes):
-                    row = [html.escape(text) for text in next(cells)]
-                    if nth == 0:
-                        row[0] = f"<code>{row[0]}</code><pre style='margin:0'>{html.escape(step.formula)}</pre>"
-                    sides = ["left"] * 3 + ["right"] * 4 + ["left"]
-                    both = zip(sides, row, strict=True)
-                    lines.append(
-                        "<tr>" + "".join(f'<td style="text-align:{side}">{text}</td>' for side, text in both) + "</tr>"
-                    )
+        """The same table for a notebook: it needs nothing else, and scrolls by itself where it is too wide."""
+
+        def row(texts: tuple[str, ...], tag: str = "td") -> str:
+            styles = (f"text-align:{'right' if side == '>' else 'left'};padding:0 0.5em" for side in SIDES)
+            pairs = zip(styles, map(html.escape, texts), strict=True)
+            return "<tr>" + "".join(f'<{tag} style="{style}">{text}</{tag}>' for style, text in pairs) + "</tr>"
+
+        wide = f'colspan="{len(HEAD)}" style="text-align:left;padding:0 0.5em"'
+        lines = [f"<p>{html.escape(self.title)}<br>{html.escape(self.totals())}</p>", '<div style="overflow-x:auto">',
+                 f'<table style="white-space:pre;font-size:0.85em"><thead>{row(HEAD, "th")}</thead>']  # fmt: skip
+        for direction in (FORWARD, BACKWARD):
+            lines.append(f"<tbody><tr><th {wide}>{direction}</th></tr>")
+            for _, rows, note in (one for one in self.told() if one[0].direction == direction):
+                said = f'<pre style="margin:0 0 0.6em 1.4em">{html.escape(note)}</pre>'
+                lines += [*map(row, rows), f"<tr><td {wide}>{said}</td></tr>"]
             lines.append("</tbody>")
-        return "\n".join([*lines, "</table>"])
+        return "\n".join([*lines, "</table></div>", f"<p>{html.escape(LEGEND)}</p>"])
 
     def to_dict(self) -> dict[str, Any]:
-        """All of it as plain JSON values."""
-        steps = [
-            step._asdict() | {"reads": [o._asdict() for o in step.reads], "writes": [o._asdict() for o in step.writes]}
-            for step in self.steps
-        ]
-        return {"title": self.title, "loss": self.loss, "theta": dict(self.theta), "acts": dict(self.acts),
-                "steps": steps}  # fmt: skip
+        """All of it as plain JSON values; a number that JSON lacks (NaN, inf) is None."""
+        return plain(vars(self))
 
     def figure(self) -> "Figure":
-        """The pass as a picture: boxes for arrays, arrows for ops, down at the left and up at the right, their width by
-        FLOPs; below, the two layouts, every leaf as long as it has numbers.
+        """The pass as a picture: boxes for images and activations, arrows for ops, down at the left and up at the
+        right, their width by FLOPs; below, the two layouts, every leaf as long as it has numbers.
         """
         return draw(self)
 
 
-HEAD = ("op", "writes", "shape", "parameters", "FLOPs", "norm", "norm of gradient", "source")
+HEAD = ("op", "array", "shape", "FLOPs", "parameters", "norm", "norm of gradient")
+SIDES = "<<<>>>>"
+LEGEND = """\
+Set in: what is read and no op has written. d: the loss's derivative by what follows. a → b: the norm is a when the op
+has written, b when the shares are added. dropped: a derivative that nobody uses. A norm is the root of the sum of
+squares. FLOPs: a product counts 2 for each multiplication with its addition, and of a layer the products alone are
+counted; any other op counts 1 for each number of its largest array, which is how much there is to do, not how long an
+exponential takes. Formulas and lines are those of the reference, whose numbers every backend has to give."""
 
 
 def explain(ws: Workspace) -> Explanation:
     """The last forward of `ws`, and its backward, op by op: formula, shapes, parameters, FLOPs, norms, source.
 
-    A private workspace on the same parameters makes the pass again, with the same batch and noise: `ws` is left as it
-    is. A norm is the root of the sum of squares; that of a gradient is by the array that was written, when backward was
-    through. FLOPs: a product counts 2 for each multiplication with its addition; of any other op each number of its
-    largest array counts once, which says how much there is to do, not how long an exponential takes. Raises InputError
-    before the first forward.
+    The pass is made again on the same parameters, batch and noise, in memory of its own: `ws` is left as it is. What
+    is printed ends with how norms and FLOPs are counted. Of complex numbers all is said of the real parts, the others
+    being a complex step's. Raises InputError before the first forward.
 
     >>> import npvae as nv
     >>> ws = nv.Workspace(nv.VAE(data=6, hidden=(5,), latent=2), batch=4)
@@ -178,23 +189,91 @@ def explain(ws: Workspace) -> Explanation:
         raise InputError(f"ws must be a Workspace, such as Workspace(model, batch=8), got {type(ws).__name__}")
     if ws.inputs is None:
         raise InputError("explain shows the last forward and its backward: call ws.forward(x) first")
-    x, target, eps, beta = ws.inputs
-    own = Workspace(ws.model, len(x), ws.samples, ws.dtype, ws.backend, theta=ws.theta)
-    again = (x.real, None if target is x else target.real, *(() if eps is None else (eps, beta)))
-    own.forward(*again)
-    own.backward()  # now everything has its memory, by which it is known
-    recorder = Recorder(own)
-    own.ops = recorder  # type: ignore[assignment]  # it stands in for a module
-    loss = float(np.real(own.forward(*again)))
-    own.backward()
-    gradients = {name: norm(view) for name, view in leaves(own.dacts)}
+
+    def fresh(layout: Tree) -> Tree:
+        narrow, wider = sizes(layout)
+        return carve(layout, zeros(narrow, ws.dtype), zeros(wider, reference.wide(ws.dtype)))
+
+    model: Any = ws.model
+    count = len(ws.inputs.x)
+    acts, dacts, scratch = map(fresh, (*[model.acts(count, ws.samples)] * 2, model.scratch(ws.ops, count, ws.samples)))
+    grads = fresh(model.params())
+    recorder = Recorder(ws, acts, grads, dacts, scratch)
+    loss = model.forward(recorder, ws.params, ws.inputs, acts)
+    model.backward(recorder, ws.params, ws.inputs, acts, grads, dacts, scratch)
+
+    seen = {one.name for step in recorder.steps for one in (*step.reads, *step.writes)}
+    ended = {f"d {name}": norm(view) for tree in (grads, dacts) for name, view in leaves(tree) if f"d {name}" in seen}
+
+    def end(one: Operand) -> Operand:
+        final = ended.get(one.name)
+        same = final == one.norm or math.isnan(one.norm)
+        return one._replace(gradient=ended.get(f"d {one.name}"), final=None if same else final)
+
     steps = tuple(
-        step._replace(writes=tuple(one._replace(gradient=gradients.get(one.name)) for one in step.writes))
-        for step in recorder.steps
+        step._replace(reads=tuple(map(end, step.reads)), writes=tuple(map(end, step.writes))) for step in recorder.steps
     )
-    sizes = ({name: view.size for name, view in leaves(tree)} for tree in (own.params, own.acts))
-    title = f"{ws.model!r}: {len(x)} images, {ws.samples} sample{'s' * (ws.samples > 1)} each, {ws.backend}, {ws.dtype}"
-    return Explanation(title, loss, steps, *sizes)
+    drawn = "" if ws.inputs.eps is None else f", {ws.samples} sample{'s' * (ws.samples > 1)} each"
+    title = f"{ws.model!r}: {count} image{'s' * (count > 1)}{drawn}, {ws.backend}, {ws.dtype}"
+    layouts = ({name: view.size for name, view in leaves(tree)} for tree in (ws.params, acts))
+    return Explanation(title, float(np.real(loss)), steps, *layouts)
+
+
+class Recorder:
+    """A backend that notes every forward and backward that is called on it."""
+
+    def __init__(self, ws: Workspace, acts: Tree, grads: Tree, dacts: Tree, scratch: Tree) -> None:
+        self._ops = ws.ops
+        self.steps: list[Step] = []
+        self._parameters = {address(view) for _, view in leaves(ws.params)}
+        self._names = {
+            address(view): prefix + name
+            for prefix, tree in (("", ws.params), ("", acts), ("d ", grads), ("d ", dacts))
+            for name, view in leaves(tree)
+        }
+        for name in ("target", "eps", "x"):  # x last: where the target is the input, it is called x
+            view = getattr(ws.inputs, name)
+            if view is not None:
+                self._names[address(view)] = name
+        for name, view in leaves(scratch):
+            if hasattr(acts, name):  # what is kept apart, to be added to the derivative by that
+                self._names[address(view)] = f"share of d {self._names[address(getattr(acts, name))]}"
+
+    def __getattr__(self, name: str) -> Any:
+        function = getattr(self._ops, name)
+        return self._noting(name, function) if name.endswith((f"_{FORWARD}", f"_{BACKWARD}")) else function
+
+    def _noting(self, name: str, function: Callable[..., Any]) -> Callable[..., Any]:
+        definition = getattr(reference, name)
+
+        def call(*args: Any, **kwargs: Any) -> Any:
+            caller = sys._getframe(1)
+            result = function(*args, **kwargs)
+            taken = inspect.signature(definition).bind(*args, **kwargs).arguments
+            for room in ("out", "scratch"):
+                taken.pop(room, None)
+            arrays = {role: a for role, a in taken.items() if isinstance(a, np.ndarray)}
+            given = {role: NUMBERS[a] if role == "act" else float(a) for role, a in taken.items() if role not in arrays}
+            outputs = [one for one in (result if isinstance(result, tuple) else (result,)) if one is not None]
+            self.steps.append(Step(
+                direction=FORWARD if name.endswith(FORWARD) else BACKWARD,
+                op=name,
+                formula=formula(definition),
+                given=given,
+                reads=tuple(self._operand(role, a) for role, a in arrays.items()),
+                writes=tuple(self._operand("loss" if np.ndim(one) == 0 else "dropped", one) for one in outputs),
+                parameters=sum(a.size for a in arrays.values() if address(a) in self._parameters),
+                flops=flops(name, arrays, outputs),
+                source=f"{relative(definition.__code__.co_filename)}:{definition.__code__.co_firstlineno}",
+                caller=f"{relative(caller.f_code.co_filename)}:{caller.f_lineno}",
+            ))  # fmt: skip
+            return result
+
+        return call
+
+    def _operand(self, role: str, a: Any) -> Operand:
+        name = self._names.get(address(a), role) if isinstance(a, np.ndarray) else role
+        return Operand(name, np.shape(a), norm(a))
 
 
 def norm(a: Any) -> float:
@@ -202,83 +281,46 @@ def norm(a: Any) -> float:
     return float(np.linalg.norm(np.asarray(a).real.astype(np.float64)))
 
 
-class Recorder:
-    """A backend that notes every forward and backward that is called on it."""
+def shape(one: Operand) -> str:
+    """As it is written in tables: 64 × 784."""
+    return " × ".join(map(str, one.shape)) or "a number"
 
-    def __init__(self, ws: Workspace) -> None:
-        self._ops = ws.ops
-        self.steps: list[Step] = []
-        trees = (("", ws.params), ("", ws.acts), ("d ", ws.grads), ("d ", ws.dacts))
-        self._parameters = {name for name, _ in leaves(ws.params)}
-        known = [(prefix + name, view) for prefix, tree in trees for name, view in leaves(tree)]
-        for name in ("target", "eps", "x"):  # x last: where the target is the input, it is called x
-            known.append((name, getattr(ws.inputs, name)))
-        self._names = {address(view): name for name, view in known if isinstance(view, np.ndarray) and view.size}
 
-    def __getattr__(self, name: str) -> Any:
-        function = getattr(self._ops, name)
-        if name.endswith((f"_{FORWARD}", f"_{BACKWARD}")):
-            return self._noting(name, function)
-        return function
-
-    def _noting(self, name: str, function: Callable[..., Any]) -> Callable[..., Any]:
-        definition = getattr(reference, name)
-
-        def call(*args: Any, **kwargs: Any) -> Any:
-            frame = sys._getframe(1)
-            result = function(*args, **kwargs)
-            given = inspect.signature(definition).bind(*args, **kwargs).arguments
-            buffers = given.pop("out", None)
-            given.pop("scratch", None)
-            written = result if name.endswith(FORWARD) else buffers  # a forward may return a number besides
-            outputs = [one for one in (written if isinstance(written, tuple) else (written,)) if one is not None]
-            self.steps.append(Step(
-                direction=FORWARD if name.endswith(FORWARD) else BACKWARD,
-                op=name,
-                formula=formula(definition, given),
-                reads=tuple(self._operand(role, a) for role, a in given.items() if isinstance(a, np.ndarray)),
-                writes=tuple(self._operand("loss" if np.ndim(one) == 0 else "", one) for one in outputs),
-                parameters=sum(a.size for a in given.values() if self._is_parameter(a)),
-                flops=flops(name, given, outputs),
-                source=f"{relative(definition.__code__.co_filename)}:{definition.__code__.co_firstlineno}",
-                caller=f"{relative(frame.f_code.co_filename)}:{frame.f_lineno}",
-            ))  # fmt: skip
-            return result
-
-        return call
-
-    def _operand(self, role: str, a: Any) -> Operand:
-        name = self._names.get(address(a), "") if isinstance(a, np.ndarray) else ""
-        return Operand(name or role or "scratch", np.shape(a), norm(a))
-
-    def _is_parameter(self, a: Any) -> bool:
-        name = self._names.get(address(a), "") if isinstance(a, np.ndarray) else ""
-        return name in self._parameters
+def _cells(name: str, one: Operand, parameters: int | None = None) -> tuple[str, ...]:
+    """The cells of an array under HEAD."""
+    return (
+        "",
+        name,
+        shape(one),
+        "",
+        "" if parameters is None else f"{parameters:,}",
+        f"{one.norm:.4g}" + ("" if one.final is None else f" → {one.final:.4g}"),
+        "" if one.gradient is None else f"{one.gradient:.4g}",
+    )
 
 
 def address(a: Array) -> int:
     """Where an array begins in memory."""
-    return int(a.__array_interface__["data"][0])
+    return int(a.ctypes.data)
 
 
-def formula(definition: Callable[..., Any], given: Mapping[str, Any]) -> str:
+def formula(definition: Callable[..., Any]) -> str:
     """Of a forward, the mathematics that its docstring opens with; of a backward, the derivation above it."""
     comment = inspect.getcomments(definition) if definition.__name__.endswith(BACKWARD) else None
     if comment is not None:
         return "\n".join(line.removeprefix("#").removeprefix(" ") for line in comment.rstrip().split("\n"))
-    text = " ".join((inspect.getdoc(definition) or "").split("\n\n")[0].split())
-    return text + (f" act: {NUMBERS[given['act']]}" if "act" in given else "")
+    return " ".join((inspect.getdoc(definition) or "").split("\n\n")[0].split())
 
 
-def flops(name: str, given: Mapping[str, Any], outputs: list[Any]) -> int:
-    """How many operations on numbers a call makes; see `explain`."""
+def flops(name: str, arrays: Mapping[str, Array], outputs: list[Any]) -> int:
+    """How many operations on numbers a call makes; see LEGEND."""
     if name.startswith(("dense", "tied")):
-        each = 2 * len(given["x"]) * math.prod(given["W"].shape)  # of one product with W or of its size
+        each = 2 * len(arrays["x"]) * arrays["W"].size  # of one product with W or of its size
         products = {"dense_forward": 1, "dense_backward": len(outputs) - 1, "tied_forward": 2, "tied_backward": 3}
-        return int(each * products[name])  # dense_backward: dW, and dx where somebody wants it; db is no product
-    return max(int(np.size(a)) for a in (*given.values(), *outputs))
+        return each * products[name]  # dense_backward: dW, and dx where somebody wants it; db is no product
+    return max(int(np.size(a)) for a in (*arrays.values(), *outputs))
 
 
 def relative(path: str) -> str:
-    """A file of the package by its path from the folder that the package is in."""
-    return Path(path).relative_to(ROOT).as_posix()
+    """A file of the package by its path from the folder that the package is in; another, as it is."""
+    return Path(path).relative_to(ROOT).as_posix() if Path(path).is_relative_to(ROOT) else path

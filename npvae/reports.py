@@ -2,7 +2,6 @@
 
 import io
 import json
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,6 +12,7 @@ import numpy as np
 from npvae.checkpoint import write_atomically
 from npvae.errors import InputError, check_choice
 from npvae.flat import Array
+from npvae.records import plain
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -132,7 +132,7 @@ class Report:
             | {"ok": check.ok, "error": check.error, "diagnosis": check.diagnosis and vars(check.diagnosis)}
             for check in self.tensors
         ]
-        plain: dict[str, Any] = _plain({
+        return plain({
             "ok": self.ok,
             "max_error": self.max_error,
             "tolerance": self.tolerance,
@@ -140,7 +140,6 @@ class Report:
             "findings": [vars(finding) for finding in self.findings],
             "tensors": tensors,
         })  # fmt: skip
-        return plain
 
     def to_json(self) -> str:
         """`to_dict` as one line of JSON."""
@@ -177,15 +176,6 @@ def _row(check: TensorCheck) -> tuple[str, ...]:
         check.verdict,
         "" if check.diagnosis is None else check.diagnosis.text,
     )
-
-
-def _plain(value: Any) -> Any:
-    """The same as JSON can say it."""
-    if isinstance(value, dict):
-        return {key: _plain(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [_plain(item) for item in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def _draw(name: str, errors: Array) -> "Figure":

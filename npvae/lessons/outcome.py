@@ -1,13 +1,13 @@
 """What a lesson finds: numbers with the tolerance they are held to, a figure, and whether the claim holds."""
 
 import json
-import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from npvae.checkpoint import write_atomically
 from npvae.plots import save
+from npvae.records import plain
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -104,14 +104,14 @@ class Outcome:
         numbers = [
             {
                 "name": one.name,
-                "value": one.value if math.isfinite(one.value) else None,
+                "value": one.value,
                 "unit": one.unit,
                 "tolerance": {"at_least": one.at_least, "at_most": one.at_most},
                 "verdict": one.verdict,
             }
             for one in self.numbers
         ]
-        return {
+        return plain({
             "lesson": self.name,
             "title": self.title,
             "claim": self.claim,
@@ -120,7 +120,7 @@ class Outcome:
             "holds": self.holds,
             "numbers": numbers,
             "alt": self.findings.alt,
-        }
+        })  # fmt: skip
 
     def save(self, folder: Path) -> list[Path]:
         """Write <name>.png and <name>.json into a folder, which is made if need be; return their paths."""
