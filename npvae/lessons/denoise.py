@@ -10,18 +10,18 @@ the damage leaves of $x$, and let the network $g$ see $\tilde{x}$ while the loss
 2008, "Extracting and composing robust features with denoising autoencoders", section 2.3):
 
 $$
-L(g) = \mathbb{E}_{p(x)} \, \mathbb{E}_{c(\tilde{x} \mid x)} \left\| g(\tilde{x}) - x \right\|^2
+L(g) = E_{p(x)} \, E_{c(\tilde{x} \mid x)} \left\| g(\tilde{x}) - x \right\|^2
 $$
 
-To see what the best $g$ is, put the posterior mean $m(\tilde{x}) = \mathbb{E}[x \mid \tilde{x}]$ between the two. Given
-$\tilde{x}$, the cross term has the factor $\mathbb{E}[m(\tilde{x}) - x \mid \tilde{x}] = 0$, so
+To see what the best $g$ is, put the posterior mean $m(\tilde{x}) = E[x \mid \tilde{x}]$ between the two. Given
+$\tilde{x}$, the cross term has the factor $E[m(\tilde{x}) - x \mid \tilde{x}] = 0$, so
 
 $$
-L(g) = \mathbb{E} \left\| g(\tilde{x}) - m(\tilde{x}) \right\|^2 + \mathbb{E} \left\| m(\tilde{x}) - x \right\|^2
+L(g) = E \left\| g(\tilde{x}) - m(\tilde{x}) \right\|^2 + E \left\| m(\tilde{x}) - x \right\|^2
 $$
 
 The second term is nobody's to change, the first is zero at $g = m$. So the network learns
-$\mathbb{E}[x \mid \tilde{x}]$, of all clean digits that could have become this input the mean, which cannot be had
+$E[x \mid \tilde{x}]$, of all clean digits that could have become this input the mean, which cannot be had
 without knowing $p(x)$. A median or Gaussian filter knows nothing of digits, only that neighbours are alike. For noise
 $N(0, s^2)$ there is even a formula (Miyasawa 1961; Robbins 1956), with $p_s$ the density of noisy images:
 

@@ -57,6 +57,7 @@ from npvae.bounds import IWAE
 from npvae.checking import check_function
 from npvae.datasets import Dataset, Split
 from npvae.flat import Array
+from npvae.lessons.digits import tiled
 from npvae.lessons.outcome import CHANCE, Findings, Number
 from npvae.likelihoods import Gaussian
 from npvae.mosaics import new_figure
@@ -253,12 +254,11 @@ def _draw(data: Dataset, models: list[Learned], mean_image: float) -> "Figure":
 
     shown = [model for model in models if model.beta in WRITTEN] + [models[-1]]
     images = [data.test.images[:10], *(model.reconstructed for model in shown)]
-    rows = np.concatenate([np.concatenate(row.reshape(-1, *data.shape), axis=1) for row in images])
-    strip.imshow(rows, cmap="gray", vmin=0, vmax=1, aspect="auto", interpolation="nearest")
+    picture = tiled(np.stack(images), data.shape)
+    strip.imshow(picture, cmap="gray", vmin=0, vmax=1, interpolation="nearest")
     names = ["test images", *(f"{WRITTEN[model.beta]} (β = {model.beta:g})" for model in shown[:-1])]
     names.append(f"mean + KL (β = {shown[-1].beta:g})")
-    middle = (np.arange(len(names)) + 0.5) * data.shape[0] - 0.5
-    strip.set_yticks(middle, names)
+    strip.set_yticks((np.arange(len(names)) + 0.5) * len(picture) / len(names), names)
     strip.set_xticks([])
     strip.tick_params(length=0)
     strip.set_title("Test images reconstructed under each")
