@@ -135,7 +135,7 @@ def lesson(quick: bool) -> Findings:
     ]
     for one in (*driven, deep, uncured):
         numbers += [
-            Number(f"{one.title}: rate of all latents", one.rates.sum(), at_most=NOTHING, unit="nats"),
+            Number(f"{one.title}: KL, summed over latents", one.rates.sum(), at_most=NOTHING, unit="nats"),
             Number(f"{one.title}: I(X;Z)", one.information, at_most=NOTHING, unit="nats"),
             Number(f"{one.title}: active units", one.active, at_most=0),
             Number(f"{one.title}: share of samples' variance due to Z", one.share, at_most=NOTHING),
