@@ -35,7 +35,7 @@ class Loss:
     &= \frac{1}{2}\left(\sigma^2 + \mu^2 - 1 - \log\sigma^2\right).
     \end{aligned}
     $$
-    It is zero only for $\mu = 0$, $\sigma = 1$. A Gaussian $p(x|z) = N(\hat{x}, s^2 I)$ in $D$ dimensions has
+    It is zero *only* for $\mu = 0$, $\sigma = 1$. A Gaussian $p(x|z) = N(\hat{x}, s^2 I)$ in $D$ dimensions has
 
     $$
     -\log p(x|z) = \frac{1}{2s^2} \sum_{i=1}^{D} \left(x_i - \hat{x}_i\right)^2 + \frac{D}{2}\log 2\pi s^2,

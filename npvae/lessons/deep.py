@@ -102,8 +102,8 @@ def lesson(quick: bool) -> Findings:
     raw = read(data, data.train.images, data.test.images)
     numbers += [Number("labels read off the pixels themselves", float(raw.mean()))]
     alt = (
-        "Left and middle: held-out digits at their two numbers, coloured by label; by PCA they overlap, by the deep "
-        "autoencoder they lie in separate arms. Right: squared error and share of labels read off the code, by size of "
+        "Top: held-out digits at their two numbers, coloured by label; by PCA they overlap, by the deep "
+        "autoencoder they lie in separate arms. Below: squared error and share of labels read off the code, by size of "
         "the code; the autoencoder has the smaller error, and more labels at 2 and 8."
     )
     return Findings(tuple(numbers), _draw(data, linear, deep, float(raw.mean())), alt)

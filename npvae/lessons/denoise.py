@@ -40,7 +40,8 @@ $$
 $$
 
 of each image, then averaged. Every rival's result is cut to $[0, 1]$, and of the filters that one counts which was
-best on training images. Full, digits are 28 x 28 and super-resolution goes from 14 x 14; quick, half of that.
+best on training images. Full, digits are $28 \times 28$ and super-resolution goes from $14 \times 14$; quick, half of
+that.
 """
 
 from collections.abc import Callable

@@ -50,8 +50,8 @@ the decoded image must be nearer to some real digit than the blend of the two de
 A traversal moves one latent from $-3$ to $3$ and leaves the others. How far the image goes should depend on how much
 the latent says, its mean KL in nats. Their correlation $r$ over the $n$ latents is held to what chance exceeds once in
 200: then $r \sqrt{n - 2} / \sqrt{1 - r^2}$ has Student's distribution with $n - 2$ degrees of freedom (Fisher 1915,
-"Frequency distribution of the values of the correlation coefficient"), which makes 0.765 for ten latents. For the map a VAE with two latents is decoded at the
-quantiles of the prior, so that every tile stands for the same probability.
+"Frequency distribution of the values of the correlation coefficient"), which makes 0.765 for ten latents. For the map a
+VAE with two latents is decoded at the quantiles of the prior, so that every tile stands for the same probability.
 """
 
 from typing import TYPE_CHECKING

@@ -127,7 +127,10 @@ def lesson(quick: bool) -> Findings:
     last = compared[-1]
     numbers += [
         Number(
-            "ε redrawn: derivative by log σ², furthest from 0", last.off("redrawn", of=0), at_most=CHANCE, unit="standard errors"
+            "ε redrawn: derivative by log σ², furthest from 0",
+            last.off("redrawn", of=0),
+            at_most=CHANCE,
+            unit="standard errors",
         ),
         Number("ε redrawn: the same from exact", last.off("redrawn"), at_least=5 * CHANCE, unit="standard errors"),
         Number("σ of the codes after training", right.sigma, at_most=0.5),

@@ -85,6 +85,7 @@ td.reported { font-weight: 400; }
   tbody tr { border-bottom: 1px solid var(--line); }
   tbody tr > * { border: 0; padding: 0 1rem 0 0; }
   tbody th { grid-column: 1 / -1; }
+  td:nth-child(3) { white-space: normal; }
   td { color: var(--faint); }
 }
 
