@@ -275,10 +275,12 @@ def _draw(linear: list[Linear], seen: list[Seen], data: Dataset) -> "Figure":
     most = max(one.rates.sum() for one in seen)
     for spot, one in zip(spots, seen, strict=True):
         rates = np.sort(one.rates)[::-1]
+        name = "rate, latent by latent" if one is seen[0] else None
         bars.barh(np.full(LATENT, spot), rates, left=np.cumsum(rates) - rates, height=0.55, color=TRAIN,
-                  edgecolor="white", label="rate, latent by latent" if one is seen[0] else None)  # fmt: skip
+                  edgecolor="white", linewidth=0.6, label=name)  # fmt: skip
         bars.text(rates.sum() + 0.04 * most, spot, f"{rates.sum():.2f}, {one.active} active", va="center", fontsize=9)
-    bars.plot([one.information for one in seen], spots, "D", color=TEST, markersize=6, label="I(X;Z)", clip_on=False)
+    bars.plot([one.information for one in seen], spots, "D", color=TEST, markersize=6, clip_on=False,
+              label=f"I(X;Z), at most log {CODES}")  # fmt: skip
     bars.set_yticks(spots, [one.title for one in seen])
     bars.set(title="Rate and information", xlabel="nats", xlim=(0, 1.5 * most), ylim=(len(seen), 0))
     bars.legend(frameon=False, fontsize=9, loc="upper right", bbox_to_anchor=(1, 0.82))  # beside bars of nothing
