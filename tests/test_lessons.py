@@ -120,6 +120,20 @@ def test_what_breaks_off_does_not_hold(capsys, tmp_path, monkeypatch):
     assert matplotlib.image.imread(tmp_path / "pca.png").min() < 0.5
 
 
+@pytest.mark.parametrize(
+    "bounds, words",
+    [
+        ({}, ""),
+        ({"at_most": 1e-8}, "at most 1e-08"),
+        ({"at_least": 0.0}, "at least 0"),
+        ({"at_least": 2.587, "at_most": 3.5541}, "2.587 to 3.554"),
+        ({"at_least": 3, "at_most": 3}, "exactly 3"),
+    ],
+)
+def test_a_tolerance_in_words(bounds, words):
+    assert Number("a", 1.0, **bounds).tolerance == words
+
+
 def test_json_has_no_nan():
     record = made(Number("a", float("nan"), at_most=1.0)).to_dict()
     assert record["numbers"][0]["value"] is None and record["numbers"][0]["verdict"] == "FAILS"

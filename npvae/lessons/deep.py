@@ -154,8 +154,9 @@ def _draw(data: Dataset, linear: dict[int, Seen], deep: dict[int, Seen], raw: fl
         bars = error.bar(at + shift, [one.error.mean() for one in seen_by.values()], 0.4, color=colour, label=name)
         error.bar_label(bars, fmt="%.2f", fontsize=9)
         bars = accuracy.bar(at + shift, [one.accuracy for one in seen_by.values()], 0.4, color=colour, label=name)
-        accuracy.bar_label(bars, fmt="{:.1%}", fontsize=9)
-    accuracy.axhline(raw, color="black", linestyle="--", linewidth=1, label=f"pixels themselves, {raw:.1%}")
+        accuracy.bar_label(bars, fmt="{:.1%}", fontsize=9, label_type="center", color="white")
+    accuracy.axhline(raw, color="black", linestyle="--", linewidth=1)
+    accuracy.text(-0.4, raw + 0.02, f"the pixels themselves, {raw:.1%}", fontsize=9)
     error.set(title="What is lost", ylabel="squared error per image")
     error.margins(y=0.12)
     accuracy.set(title="Labels read off the nearest code", ylabel="share of held-out digits", ylim=(0, 1.12))
@@ -164,7 +165,6 @@ def _draw(data: Dataset, linear: dict[int, Seen], deep: dict[int, Seen], raw: fl
         axes.set_xlabel("numbers in the code")
         axes.spines[["top", "right"]].set_visible(False)
     error.legend(frameon=False, fontsize=9)
-    accuracy.legend(frameon=False, fontsize=9, loc="lower right")
     return figure
 
 

@@ -48,8 +48,10 @@ class Number(NamedTuple):
     @property
     def tolerance(self) -> str:
         """The bounds in words."""
-        bounds = (("at least", self.at_least), ("at most", self.at_most))
-        return ", ".join(f"{side} {bound:.4g}" for side, bound in bounds if bound is not None)
+        low, high = (None if bound is None else f"{bound:.4g}" for bound in (self.at_least, self.at_most))
+        if low and high:
+            return f"exactly {low}" if self.at_least == self.at_most else f"{low} to {high}"
+        return f"at least {low}" if low else f"at most {high}" if high else ""
 
     @property
     def verdict(self) -> str:
