@@ -261,7 +261,7 @@ def _draw(linear: list[Linear], seen: list[Seen], data: Dataset) -> "Figure":
     parts: Any = figure.subfigures(2, 1, height_ratios=(1, 1.7))
     curves, (bars, mosaic) = parts[0].subplots(), parts[1].subplots(1, 2, width_ratios=(1.15, 2))
     colours = (TRAIN, TEST, "#009E73", "#CC79A7", "#E69F00", "#56B4E9")  # Okabe & Ito 2008
-    grid = np.linspace(*linear[0].variances[[LINEAR, 0]], 400)
+    grid = np.linspace(linear[0].variances[LINEAR], linear[0].variances[0], 400)
     for case, colour in zip(linear, colours, strict=False):
         curves.plot(grid, np.maximum(0.5 * np.log(grid / case.noise), 0), color=colour, linewidth=1.2)
         live = np.count_nonzero(case.rates > 1e-6)
