@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 
+from npvae.codes import REACH
 from npvae.errors import InputError
 from npvae.flat import Array
 
@@ -19,7 +20,6 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 DPI = 120
-REACH = 3.0  # a traversal goes from -REACH to REACH, in standard deviations of the prior
 ALARM = "#D55E00"  # the colour of pixels that are NaN or infinite
 
 Shape = tuple[int, ...]
@@ -85,8 +85,8 @@ def traversal(
 def manifold(images: Array, shape: Shape, *, limits: Limits = UNIT) -> "Figure":
     """The plane of a two-dimensional code: images (n, n, D), images[i, j] decoded at z = (q[j], q[i]).
 
-    q are the quantiles (i + 1/2)/n of N(0, 1), so that every image stands for the same mass of the prior; z[0] grows
-    to the right and z[1] upwards.
+    q are the quantiles of `codes.quantiles`, so that every image stands for the same mass of the prior; z[0] grows to
+    the right and z[1] upwards.
     """
     n = len(_images(images, 3))
     title = f"The code's plane: decoded at {n} × {n} quantiles of the prior"

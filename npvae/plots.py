@@ -12,27 +12,17 @@ import io
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from statistics import NormalDist
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 
 from npvae.checkpoint import write_atomically
+from npvae.codes import interpolate, quantiles, traverse
 from npvae.datasets import Dataset
 from npvae.errors import InputError
 from npvae.flat import Array
-from npvae.mosaics import (
-    DPI,
-    REACH,
-    UNIT,
-    interpolation,
-    manifold,
-    new_figure,
-    reconstructions,
-    sample_grid,
-    traversal,
-)  # fmt: skip
+from npvae.mosaics import DPI, UNIT, interpolation, manifold, new_figure, reconstructions, sample_grid, traversal
 from npvae.vae import VAE
 
 if TYPE_CHECKING:
@@ -237,7 +227,7 @@ def figures(run: "Run", data: Dataset) -> dict[str, "Figure"]:
         pairs = [(a, b) for a, b in pairs if labels[a] != labels[b]] or pairs
     if pairs:
         round_ = isinstance(run.model, VAE) and run.model.latent > 2
-        path = np.stack([_between(codes[a], codes[b], 11, spherical=round_) for a, b in pairs])
+        path = np.stack([interpolate(codes[a], codes[b], 11, spherical=round_) for a, b in pairs])
         title = f"Interpolation between the codes of test images, {'along an arc' if round_ else 'in a straight line'}"
         made["interpolation"] = interpolation(decoded(run, path), shape, title=title, limits=limits)
     if isinstance(run.model, VAE):
@@ -245,16 +235,13 @@ def figures(run: "Run", data: Dataset) -> dict[str, "Figure"]:
         made["samples"] = sample_grid(run.sample(64), shape, title, limits=limits)
         rates = run.rates(x)
         latents = np.argsort(-_finite(rates), kind="stable")[:10]
-        path = np.tile(codes[0], (len(latents), 13, 1))
-        for row, latent in zip(path, latents, strict=True):
-            row[:, latent] = np.linspace(-REACH, REACH, len(row))
+        path = traverse(codes[0], latents, 13)
         of = "" if labels is None else f" (label {labels[0]})"
         title = f"Traversal: each row moves one latent of the first test image's code{of}; most active on top"
         made["traversal"] = traversal(decoded(run, path), shape, latents, rates[latents], title=title, limits=limits)
         made["rates"] = rate_per_latent(rates)
         if run.model.latent == 2:
-            q = np.array([NormalDist().inv_cdf((i + 0.5) / 20) for i in range(20)])
-            made["manifold"] = manifold(decoded(run, np.stack(np.meshgrid(q, q), axis=2)), shape, limits=limits)
+            made["manifold"] = manifold(decoded(run, quantiles(20)), shape, limits=limits)
     made["codes"] = code_scatter(codes, labels)
     return made
 
@@ -283,24 +270,6 @@ def _assorted(x: Array, labels: Array | None) -> Array:
         members = np.flatnonzero(labels == label)
         turn[members] = np.arange(len(members))
     return np.lexsort((labels, turn))[:10]
-
-
-def _between(a: Array, b: Array, steps: int, *, spherical: bool) -> Array:
-    """(steps, Z) from code a (Z,) to code b (Z,).
-
-    Linear for autoencoders, whose codes have no prior. In many dimensions the mass of N(0, I) lies near a sphere and a
-    chord cuts through its empty inside, so a VAE's path follows the arc (White 2016, "Sampling generative networks");
-    in one or two the inside is where the mass is, and the chord is right again. So it is where no arc is defined.
-    """
-    t = np.linspace(0, 1, steps)[:, None]
-    lengths = float(np.linalg.norm(a) * np.linalg.norm(b))
-    cosine = float(a @ b) / lengths if spherical and lengths > 0 else 1.0
-    angle = math.acos(min(max(cosine, -1.0), 1.0)) if math.isfinite(cosine) else 0.0
-    if math.sin(angle) < 1e-3:
-        chord: Array = (1 - t) * a + t * b
-        return chord
-    arc: Array = (np.sin((1 - t) * angle) * a + np.sin(t * angle) * b) / math.sin(angle)
-    return arc
 
 
 def decoded(run: "Run", z: Array) -> Array:

@@ -23,19 +23,19 @@ class Loss:
     −ELBO = ½(σ² + μ² − 1 − log σ²) summed over latents, plus the reconstruction term; ‖X − X̂‖² + KL is a Gaussian
     likelihood with σ² = ½ up to a constant, if one sums & does not average: 3 < 4 > 2.
 
-    Let $q(z|x) = \mathcal{N}(\mu, \operatorname{diag} \sigma^2)$ and $p(z) = \mathcal{N}(0, I)$ (Kingma and Welling
+    Let $q(z|x) = N(\mu, \operatorname{diag} \sigma^2)$ and $p(z) = N(0, I)$ (Kingma and Welling
     2014, appendix B). Each of the $Z$ latents, $z_j = \mu_j + \sigma_j\epsilon_j$, adds its own divergence, and its
-    expectation splits into two: with $\epsilon \sim \mathcal{N}(0, 1)$,
+    expectation splits into two: with $\epsilon \sim N(0, 1)$,
     $$
     \begin{aligned}
-    \mathrm{KL}(q \| p) &= \mathbb{E}_q\left[\log \frac{q(z)}{p(z)}\right]
+    \mathrm{KL}(q \| p) &= E_q\left[\log \frac{q(z)}{p(z)}\right]
       = \int q(z) \log q(z)\,dz - \int q(z) \log p(z)\,dz \\
-    &= \underbrace{-\frac{1}{2}\log 2\pi\sigma^2 - \frac{1}{2}}_{\text{minus the entropy}}
+    &= -\frac{1}{2}\log 2\pi\sigma^2 - \frac{1}{2}
       + \frac{1}{2}\log 2\pi + \frac{1}{2}\left(\mu^2 + \sigma^2\right) \\
     &= \frac{1}{2}\left(\sigma^2 + \mu^2 - 1 - \log\sigma^2\right).
     \end{aligned}
     $$
-    It is zero only for $\mu = 0$, $\sigma = 1$. A Gaussian $p(x|z) = \mathcal{N}(\hat{x}, s^2 I)$ in $D$ dimensions has
+    It is zero *only* for $\mu = 0$, $\sigma = 1$. A Gaussian $p(x|z) = N(\hat{x}, s^2 I)$ in $D$ dimensions has
 
     $$
     -\log p(x|z) = \frac{1}{2s^2} \sum_{i=1}^{D} \left(x_i - \hat{x}_i\right)^2 + \frac{D}{2}\log 2\pi s^2,
@@ -67,7 +67,7 @@ class PCA:
     $W$ of full rank, $P = WW^\top$, and
 
     $$
-    \min_{W \in \mathbb{R}^{D \times k}} \; \frac{1}{n}\left\|X - XWW^\top\right\|^2
+    \min_{W \in R^{D \times k}} \; \frac{1}{n}\left\|X - XWW^\top\right\|^2
       = \tr \Sigma - \max_{W^\top W = I} \tr W^\top \Sigma W = \sum_{j=k+1}^{D} \lambda_j
     $$
 
@@ -95,7 +95,7 @@ class Sigmoid:
     $$
     \tanh'(a) = 1 - \tanh^2 a, \quad \bar{y} = \sqrt{\frac{1}{n}\sum_i y_i^2}, \quad
     \vec{v} \odot \tilde{v} \approx \arg\max_{w} \left| \prod_{t=1}^{T} f_t(w) \right|
-    \Rightarrow \{a \in \mathbb{R} : a > 0\}
+    \Rightarrow \{a \in R : a > 0\}
     $$
 
     for all $a$: $\forall a, b\; \ldots\ 2\log a \pm 3\cdot b!/c \ne x_{i_j}^{2^n} \propto \infty$.

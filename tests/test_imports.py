@@ -27,6 +27,7 @@ PARTS = (  # a module may import those on lines above its own
     "runs warmup selfcheck adapters quadrature normal linear information",
     "evaluation zoo",
     "training",
+    "codes",
     "mosaics filters mmd",
     "plots arguments",
     "diagrams",
@@ -50,7 +51,7 @@ INSIDE = {  # of a package, the same
     "datasets": ("arrays streams", "download idx npy png", "known", "sources embed", "__init__"),
     "lessons": (
         "outcome mathml style",
-        "digits plane",
+        "digits plane parabola",
         # The lessons: none knows another.
         "autoencoder pca not_pca deep denoise cannot_generate pixel_gaussian marginal divergence elbo loss collapse "
         "reparameterization generate",

@@ -26,6 +26,7 @@ def failing(name):
     """The names of the numbers that are out of bounds in a quick run that does not hold, the library being broken."""
     found = lessons.run(name, quick=True)
     assert not found.holds, found
+    assert found.numbers, found.findings.alt
     return {number.name for number in found.numbers if number.holds is False}
 
 
@@ -102,6 +103,35 @@ def test_the_table():
         "",
         "The claim DOES NOT HOLD.",
     ]
+
+
+def test_what_breaks_off_does_not_hold(capsys, tmp_path, monkeypatch):
+    """As a decomposition of NaN does, or a training whose loss becomes infinite: no number, and the reason."""
+
+    def stopped(quick):
+        raise np.linalg.LinAlgError("SVD did not converge: $ is no formula")
+
+    monkeypatch.setattr(lessons.module("pca"), "lesson", stopped)
+    assert cli.main(["lesson", "pca", "--out", str(tmp_path)]) == 1
+    said = capsys.readouterr().out
+    assert "Nothing was measured. LinAlgError: SVD did not converge" in said and "DOES NOT HOLD" in said
+    record = json.loads((tmp_path / "pca.json").read_text("utf-8"))
+    assert record["holds"] is False and record["numbers"] == [] and "LinAlgError" in record["alt"]
+    assert matplotlib.image.imread(tmp_path / "pca.png").min() < 0.5
+
+
+@pytest.mark.parametrize(
+    "bounds, words",
+    [
+        ({}, ""),
+        ({"at_most": 1e-8}, "at most 1e-08"),
+        ({"at_least": 0.0}, "at least 0"),
+        ({"at_least": 2.587, "at_most": 3.5541}, "2.587 to 3.554"),
+        ({"at_least": 3, "at_most": 3}, "exactly 3"),
+    ],
+)
+def test_a_tolerance_in_words(bounds, words):
+    assert Number("a", 1.0, **bounds).tolerance == words
 
 
 def test_json_has_no_nan():

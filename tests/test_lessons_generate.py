@@ -1,6 +1,6 @@
 """The lessons on what can be generated, with the library broken on purpose: their claims do not hold then.
 
-And what they show in code: an autoencoder written by hand, blends, arcs.
+And what they show in code: an autoencoder written by hand, blends.
 """
 
 import numpy as np
@@ -9,7 +9,7 @@ from test_lessons import failing
 
 import npvae as nv
 from npvae import cli
-from npvae.lessons import cannot_generate, generate, pixel_gaussian
+from npvae.lessons import cannot_generate, pixel_gaussian
 from npvae.lessons.digits import digits, drawn, tiled
 from npvae.ops import default_backend, load_backend
 
@@ -93,13 +93,6 @@ def test_a_fitted_gaussian_has_the_moments_of_its_images():
     points = np.stack([weights @ images, images[0] + 1])
     inside, outside = pixel_gaussian.distance_to_blends(points, images)
     assert inside < 1e-14 < 0.01 < outside
-
-
-def test_an_arc_keeps_its_length_and_ends():
-    a, b = np.array([[2.0, 0, 0]]), np.array([[0, 1.0, 1.0]]) * np.sqrt(2)
-    np.testing.assert_allclose([generate.arc(a, b, 0), generate.arc(a, b, 1)], [a, b], atol=1e-15)
-    third = generate.arc(a, b, 1 / 3)
-    assert np.linalg.norm(third) == pytest.approx(2) and (third @ a.T).item() == pytest.approx(4 * np.cos(np.pi / 6))
 
 
 def test_drawn_is_white_as_often_as_it_is_grey():

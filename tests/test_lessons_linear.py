@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from test_lessons import failing
 
-from npvae import cli
+from npvae import cli, lessons
 from npvae.mlp import ACTIVATIONS
 from npvae.ops import default_backend, load_backend, reference
 
@@ -61,6 +61,21 @@ def test_a_factor_in_the_gradient_of_a_layer(monkeypatch, factor):
         "L2, digits: singular values off √(1 − λ/σ²)",
         "L2, digits: loss off the prediction, relative",
     }
+
+
+@pytest.mark.filterwarnings("ignore::RuntimeWarning")  # of NumPy, which overflows
+@pytest.mark.parametrize("name, layer", [("not_pca", "dense_backward"), ("pca", "tied_backward")])
+def test_descent_that_diverges(monkeypatch, name, layer):
+    """Eight times as long a step: what is learned is infinite, and no linear algebra can say how far off it is."""
+    right = getattr(reference, layer)
+
+    def wrong(*args, out, **kwargs):
+        right(*args, out=out, **kwargs)
+        out[1][:] *= 8
+        return out
+
+    monkeypatch.setattr(reference, layer, wrong)
+    assert not lessons.run(name, quick=True).holds
 
 
 def test_the_command_line_says_so(monkeypatch, tmp_path, capsys):

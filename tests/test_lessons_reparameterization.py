@@ -37,3 +37,17 @@ def test_a_factor_in_the_path_of_sigma(monkeypatch):
 
     replace(monkeypatch, "reparameterize_backward", scaled)
     assert "mean of pathwise, furthest from exact" in failing("reparameterization")
+
+
+def test_noise_redrawn_in_backward(monkeypatch):
+    """The lesson redraws it on purpose, to show the bias; if the library does, its own derivatives have it."""
+    rng = np.random.default_rng(0)
+
+    def redrawn(backward):
+        def wrong(dz, stats, eps, out=None):
+            return backward(dz, stats, rng.standard_normal(eps.shape).astype(eps.dtype), out=out)
+
+        return wrong
+
+    replace(monkeypatch, "reparameterize_backward", redrawn)
+    assert failing("reparameterization") >= {"mean of pathwise, furthest from exact", "σ of the codes after training"}

@@ -60,15 +60,13 @@ def said(tex):
         (r"\log_2 x", "sub(log 2) x"),
         (r"\hat{x}_i", "sub(over(x ^) i)"),
         (r"\bar x + \tilde x - \vec x", "over(x ‾) + over(x ~) − over(x →)"),
-        (r"\mathbb{E}_{z \sim q}", "sub(𝔼 row(z ∼ q))"),
-        (r"\mathbb{R} \mathcal{N} \mathcal{L} \mathbf{x1}", "ℝ 𝒩 ℒ 𝐱𝟏"),
+        (r"E_{z \sim q}", "sub(E row(z ∼ q))"),
         (r"\mathrm{KL}(q \| p)", "KL ( q ‖ p )"),
         (r"\operatorname{diag} s", "diag s"),
         (r"x \text{ if } i < k", "x \u00a0if\u00a0 i < k"),
         (r"\left[\frac{a}{b}\right]^2", "sup(row([ frac(a b) ]) 2)"),
         (r"\left\{ x \right\} \left\| x \right\| \left| x \right|", "row({ x }) row(‖ x ‖) row(| x |)"),
         (r"\lVert x\rVert^2", "‖ x sup(‖ 2)"),
-        (r"\underbrace{a + b}_{\text{c}}", "under(under(row(a + b) ⏟) c)"),
         (r"\begin{aligned} a &= b \\ &= c \end{aligned}", "table(tr(td(a) td(= b)) tr(td() td(= c)))"),
         (
             r"f = \begin{cases} 1 & x > 0 \\ 0 & \text{else} \end{cases}",
@@ -82,7 +80,7 @@ def test_what_a_formula_becomes(tex, meant):
 
 
 TABLE = r"""a a Z Z 0 0 9 9 + + - − = = < < > > | | , , ; ; . . ( ( ) ) [ [ ] ] / / ! ! : :
-\alpha α \beta β \gamma γ \delta δ \epsilon ϵ \varepsilon ε \zeta ζ \eta η \theta θ \iota ι \kappa κ \lambda λ \mu μ
+\alpha α \beta β \gamma γ \delta δ \epsilon ε \zeta ζ \eta η \theta θ \iota ι \kappa κ \lambda λ \mu μ
 \nu ν \xi ξ \pi π \rho ρ \sigma σ \tau τ \upsilon υ \phi ϕ \varphi φ \chi χ \psi ψ \omega ω
 \Gamma Γ \Delta Δ \Theta Θ \Lambda Λ \Xi Ξ \Pi Π \Sigma Σ \Upsilon Υ \Phi Φ \Psi Ψ \Omega Ω
 \sum ∑ \int ∫ \prod ∏ \log log \exp exp \min min \max max \sup sup \inf inf \det det \tr tr \arg arg \sin sin \cos cos
@@ -135,7 +133,7 @@ def test_letters_lean_and_names_do_not():
     upright = {
         one.text: one.get("mathvariant") for one in tree(r"x \sigma \Sigma \mathrm{d} \mathrm{KL} \nabla").iter("mi")
     }
-    assert upright == {"x": None, "σ": None, "Σ": "normal", "d": "normal", "KL": None, "∇": "normal"}
+    assert upright == {"x": None, "σ": None, "Σ": "normal", "d": "normal", "KL": "normal", "∇": "normal"}
 
 
 def test_only_left_and_right_stretch():
@@ -191,8 +189,7 @@ def test_what_html_would_misread():
     (r"\begin x", "expected {, got x", 8),
     (r"\text{if $x$}", r"\text takes plain words, got $", 10),
     (r"\text{if", "expected }, got the end", 9),
-    (r"\mathbf{\mu}", r"\mathbf takes plain words, got \mu", 9),
-    (r"\mathbb{+}", r"\mathbb has no +", 8),
+    (r"\mathrm{\mu}", r"\mathrm takes plain words, got \mu", 9),
 ])  # fmt: skip
 def test_what_is_refused(tex, what, place):
     with pytest.raises(ValueError) as refused:
@@ -221,7 +218,7 @@ FORMULAS = st.recursive(
             (r"\frac{%s}{%s}", "%s%s"),
             ("{%s}_{%s}", "%s%s"),
             (r"\left( %s \right|^{%s}", "(%s|%s"),
-            (r"\underbrace{%s}_{%s}", "%s⏟%s"),
+            (r"\max_{%s} %s", "max%s%s"),
             (r"\sqrt{\hat{%s}} + \text{or} %s", "%s^+or%s"),
             (r"\begin{aligned} %s & %s \\ & \end{aligned}", "%s%s"),
             (r"\begin{cases} %s \\ %s \end{cases}", "{%s%s"),
@@ -251,3 +248,11 @@ def test_any_tokens_become_a_formula_or_are_refused(tokens):
         tree(" ".join(tokens))
     except ValueError as refused:
         assert "of the formula" in str(refused) or "empty" in str(refused)
+
+
+def test_no_alphabet_that_is_in_mathematical_fonts_alone():
+    """Beyond U+FFFF, where italic, script and double-struck letters are: boxes where there is no such font."""
+    assert max(map(ord, "".join(SUBSET.values()))) < 0x10000
+    for command in (r"\mathbb{E}", r"\mathcal{N}", r"\underbrace{a}"):
+        with pytest.raises(ValueError, match="unknown command"):
+            mathml(command)

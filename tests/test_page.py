@@ -123,7 +123,7 @@ def check(text, outcomes, folder):
     assert len(shown) == sum(map(sum, counts))
     code = "".join(page.texts("pre"))
     words = [text for tag in ("p", "h2", "div", "td", "th", "figcaption", "li") for text in page.texts(tag)]
-    assert not [text for text in words if re.search(r"[$\\`]", text)], "TeX or a mark is left"
+    assert not [text for text in words if re.search(r"[$\\`*]", text)], "TeX or a mark is left"
 
     # Code as it stands in the file, numbers as they are printed.
     functions = [function for one in outcomes for function in lessons.module(one.name).SHOWN]
@@ -156,6 +156,10 @@ def test_the_page(made, tmp_path):
         "3Derivatives of what is bent✗ does not hold",
     ]
     assert page.texts("footer") == ["\nMade by npvae lesson all --quick in 4 seconds.\n"]
+
+
+def test_what_is_stressed(made, tmp_path):
+    assert Page(write_page(made, tmp_path).read_text("utf-8")).texts("em") == ["only"]
 
 
 def test_when_all_claims_hold(made, tmp_path):

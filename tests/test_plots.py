@@ -489,16 +489,6 @@ def test_interpolation_goes_between_classes(model, arc):
         assert np.allclose(path[5], path[[0, -1]].mean(axis=0)) is not arc
 
 
-def test_arc():
-    a, b = np.array([2.0, 0, 0]), np.array([0, 2.0, 0])
-    path = plots._between(a, b, 5, spherical=True)
-    np.testing.assert_allclose(np.linalg.norm(path, axis=1), 2)
-    np.testing.assert_allclose(path[[0, -1]], [a, b], atol=1e-15)
-    chord = np.linspace(0, 1, 5)[:, None]
-    for other in (-a, 2 * a, 0 * a):  # no arc is defined
-        np.testing.assert_allclose(plots._between(a, other, 5, spherical=True), (1 - chord) * a + chord * other)
-
-
 @pytest.mark.parametrize("n", [1, 2, 5])
 @pytest.mark.parametrize("classes", [None, 1, 4])
 @pytest.mark.parametrize(("latent", "shape"), [(1, (4, 4)), (3, (6,)), (4, (2, 3, 3))])

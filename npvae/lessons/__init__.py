@@ -18,7 +18,7 @@ from pathlib import Path
 from types import ModuleType
 
 from npvae.errors import check_choice
-from npvae.lessons.outcome import Findings, Number, Outcome
+from npvae.lessons.outcome import Findings, Number, Outcome, nothing
 
 __all__ = ["NAMES", "Findings", "Number", "Outcome", "describe", "module", "run"]
 
@@ -43,11 +43,15 @@ NAMES = (
 def run(name: str, quick: bool = False, out: str | PathLike[str] | None = None) -> Outcome:
     """Run a lesson and return what it found; `out` is the folder for its figure and its numbers, None for nowhere.
 
-    quick: smaller models and fewer images, for the same claim. InputError if there is no such lesson.
+    quick: smaller models and fewer images, for the same claim. What cannot be measured, as no norm of NaN can, is no
+    claim that holds: such an outcome has no numbers, and says why. InputError if there is no such lesson.
     """
     title, claim, _ = describe(name)
     start = time.perf_counter()
-    findings: Findings = module(name).lesson(quick)
+    try:
+        findings: Findings = module(name).lesson(quick)
+    except (ArithmeticError, ValueError) as error:  # a loss that diverged, a decomposition or an axis of what is NaN
+        findings = nothing(f"{type(error).__name__}: {error}")
     outcome = Outcome(name, title, claim, quick, time.perf_counter() - start, findings)
     if out is not None:
         outcome.save(Path(out))

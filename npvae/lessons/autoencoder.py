@@ -86,7 +86,7 @@ def lesson(quick: bool) -> Findings:
 
 def autoencoder(data: Dataset, k: int, quick: bool) -> Run:
     """Train a deep autoencoder with a code of k numbers."""
-    hidden, epochs = ((128, 64), 12) if quick else ((400, 100), 20)
+    hidden, epochs = ((128, 64), 12) if quick else ((400, 200, 100), 20)
     model = Autoencoder(data.train.images.shape[1], hidden, k)
     return train(model, data, epochs=epochs, batch=50, lr=2e-3, schedule="cosine")
 

@@ -27,7 +27,7 @@ How near a sample is to held-out digits is measured by the maximum mean discrepa
 two-sample test", lemma 6), here with the Gaussian kernel $k$ whose width is the median distance of digits:
 
 $$
-\text{MMD}^2(P, Q) = \mathbb{E} \, k(x, x') + \mathbb{E} \, k(y, y') - 2 \, \mathbb{E} \, k(x, y), \quad
+\text{MMD}^2(P, Q) = E \, k(x, x') + E \, k(y, y') - 2 \, E \, k(x, y), \quad
 x, x' \sim P, \quad y, y' \sim Q
 $$
 

@@ -10,18 +10,18 @@ the damage leaves of $x$, and let the network $g$ see $\tilde{x}$ while the loss
 2008, "Extracting and composing robust features with denoising autoencoders", section 2.3):
 
 $$
-L(g) = \mathbb{E}_{p(x)} \, \mathbb{E}_{c(\tilde{x} \mid x)} \left\| g(\tilde{x}) - x \right\|^2
+L(g) = E_{p(x)} \, E_{c(\tilde{x} \mid x)} \left\| g(\tilde{x}) - x \right\|^2
 $$
 
-To see what the best $g$ is, put the posterior mean $m(\tilde{x}) = \mathbb{E}[x \mid \tilde{x}]$ between the two. Given
-$\tilde{x}$, the cross term has the factor $\mathbb{E}[m(\tilde{x}) - x \mid \tilde{x}] = 0$, so
+To see what the best $g$ is, put the posterior mean $m(\tilde{x}) = E[x \mid \tilde{x}]$ between the two. Given
+$\tilde{x}$, the cross term has the factor $E[m(\tilde{x}) - x \mid \tilde{x}] = 0$, so
 
 $$
-L(g) = \mathbb{E} \left\| g(\tilde{x}) - m(\tilde{x}) \right\|^2 + \mathbb{E} \left\| m(\tilde{x}) - x \right\|^2
+L(g) = E \left\| g(\tilde{x}) - m(\tilde{x}) \right\|^2 + E \left\| m(\tilde{x}) - x \right\|^2
 $$
 
 The second term is nobody's to change, the first is zero at $g = m$. So the network learns
-$\mathbb{E}[x \mid \tilde{x}]$, of all clean digits that could have become this input the mean, which cannot be had
+$E[x \mid \tilde{x}]$, of all clean digits that could have become this input the mean, which cannot be had
 without knowing $p(x)$. A median or Gaussian filter knows nothing of digits, only that neighbours are alike. For noise
 $N(0, s^2)$ there is even a formula (Miyasawa 1961; Robbins 1956), with $p_s$ the density of noisy images:
 
@@ -40,7 +40,8 @@ $$
 $$
 
 of each image, then averaged. Every rival's result is cut to $[0, 1]$, and of the filters that one counts which was
-best on training images. Full, digits are 28 x 28 and super-resolution goes from 14 x 14; quick, half of that.
+best on training images. Full, digits are $28 \times 28$ and super-resolution goes from $14 \times 14$; quick, half of
+that.
 """
 
 from collections.abc import Callable

@@ -17,7 +17,7 @@ $$
 The second line is Bayes' rule; $\log P(X)$ does not depend on $Z$ and leaves the expectation. Bring it to the left:
 
 $$
-\log P(X) = KL(Q \| P(Z|X)) + \underbrace{E_Q \left[ \log P(X|Z) \right] - KL(Q \| P(Z))}_{ELBO}
+\log P(X) = KL(Q \| P(Z|X)) + ELBO, \quad ELBO = E_Q \left[ \log P(X|Z) \right] - KL(Q \| P(Z))
 $$
 
 This is equation 1 of Kingma and Welling (2014, "Auto-encoding variational Bayes"), their equation 3 being the ELBO. The

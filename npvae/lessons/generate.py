@@ -5,14 +5,14 @@ twice as far from held-out digits as other real digits are; they are no copies o
 occurs. Between the codes of two digits there are digits, not blends; a latent that says more changes more; two latents
 make a map.
 
-Training maximised $\mathbb{E}_{Q} \log P(X \mid Z) - KL(Q(Z \mid X) \| P(Z))$. The decoder knows how to draw $X$ from
+Training maximised $E_{Q} \log P(X \mid Z) - KL(Q(Z \mid X) \| P(Z))$. The decoder knows how to draw $X$ from
 codes $Z \sim Q(Z \mid X)$. It is asked to draw from $Z \sim P(Z)$, and that works as far as the two cover the same
 ground. Averaged over the data, the KL splits into what the code says about the image and the distance of all codes
 together, $q(Z)$, from the prior (Hoffman & Johnson 2016, "ELBO surgery"):
 
 $$
-\mathbb{E}_{p(X)} KL(Q(Z \mid X) \| P(Z)) = I(X; Z) + KL(q(Z) \| P(Z)), \quad
-q(Z) = \mathbb{E}_{p(X)} Q(Z \mid X)
+E_{p(X)} KL(Q(Z \mid X) \| P(Z)) = I(X; Z) + KL(q(Z) \| P(Z)), \quad
+q(Z) = E_{p(X)} Q(Z \mid X)
 $$
 
 The last term is in the loss: where the prior has mass, training puts codes of images. So the encoder can be left away:
@@ -48,22 +48,23 @@ $$
 the decoded image must be nearer to some real digit than the blend of the two decoded ends is.
 
 A traversal moves one latent from $-3$ to $3$ and leaves the others. How far the image goes should depend on how much
-the latent says, its mean KL in nats. The correlation of the two over the latents is held to one half: by chance it
-would be 0, with an error of $1/\sqrt{n - 1}$ for $n$ latents. For the map a VAE with two latents is decoded at the
-quantiles of the prior, so that every tile stands for the same probability.
+the latent says, its mean KL in nats. Their correlation $r$ over the $n$ latents is held to what chance exceeds once in
+200: then $r \sqrt{n - 2} / \sqrt{1 - r^2}$ has Student's distribution with $n - 2$ degrees of freedom (Fisher 1915,
+"Frequency distribution of the values of the correlation coefficient"), which makes 0.765 for ten latents. For the map a
+VAE with two latents is decoded at the quantiles of the prior, so that every tile stands for the same probability.
 """
 
-from statistics import NormalDist
 from typing import TYPE_CHECKING
 
 import numpy as np
 
+from npvae.codes import REACH, interpolate, quantiles, traverse
 from npvae.datasets import Dataset
 from npvae.flat import Array
 from npvae.lessons.digits import FULL, QUICK, difference, digits, draw_blocks, drawn, trained
 from npvae.lessons.outcome import Findings, Number
 from npvae.mmd import median_distance, mmd2, nearest
-from npvae.mosaics import REACH, new_figure
+from npvae.mosaics import new_figure
 from npvae.plots import decoded
 from npvae.runs import Run
 from npvae.vae import VAE
@@ -72,6 +73,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 SIDE = 10  # rows and columns of each mosaic
+MAP = "map: two latents at quantiles of N(0, 1)"
 
 
 def lesson(quick: bool) -> Findings:
@@ -87,31 +89,18 @@ def lesson(quick: bool) -> Findings:
     apart = labels[::2] != labels[1::2]
     ends = codes[::2][apart], codes[1::2][apart]
     rates = vae.rates(data.test.images)
-    map_ = plane.decode(quantiles(2 * SIDE).reshape(-1, 2))
+    moved = movement(vae, codes[:50])
+    blocks = made(vae, plane, ends, codes[0], np.argsort(-rates)[:SIDE])
     kinds = np.bincount(names[closest], minlength=10)
-    found = np.unique(names[nearest(map_, data.train.images)[1]])
-    moved = np.array([
-        np.linalg.norm(np.diff(vae.decode(traverse(code, latent, 2)), axis=0))
-        for latent in range(size.latent) for code in codes[:50]
-    ]).reshape(size.latent, 50).mean(axis=1)  # fmt: skip
+    found = np.unique(names[nearest(blocks[MAP].reshape(-1, pixels), data.train.images)[1]])
     numbers = (
         *_digits_or_not(samples, data),
         *_copies(samples, distance, data),
         Number("rarest digit's share of the samples", float(kinds.min() / len(samples)), at_least=0.02),
-        _between(vae, ends, data),
-        Number("latents: correlation of KL and movement", float(np.corrcoef(rates, moved)[0, 1]), at_least=0.5),
+        halfway(vae, ends, data),
+        Number("latents: correlation of KL and movement", float(np.corrcoef(rates, moved)[0, 1]), at_least=0.765),
         Number("different digits on the map", len(found), at_least=8),
     )
-    shares = np.linspace(0, 1, SIDE)
-    paths = np.stack([arc(ends[0][:SIDE], ends[1][:SIDE], share) for share in shares], axis=1)
-    order = np.argsort(-rates)[:SIDE]
-    moves = np.stack([traverse(codes[0], latent, SIDE) for latent in order])
-    blocks = {
-        "samples: Z ~ N(0, 1)": samples[: SIDE**2].reshape(SIDE, SIDE, -1),
-        "interpolation: from left to right": decoded(vae, paths),
-        f"traversal: a latent in each row, −{REACH:g} to {REACH:g}": decoded(vae, moves),
-        "map: two latents at quantiles of N(0, 1)": map_.reshape(2 * SIDE, 2 * SIDE, -1)[::-1],
-    }
     alt = (
         "Four mosaics. Samples of the VAE, a hundred different digits, some of them smudged; ten rows that turn one "
         "digit into another through shapes that are digits too; ten rows in which one latent of the same seven moves "
@@ -121,25 +110,34 @@ def lesson(quick: bool) -> Findings:
     return Findings(numbers, _draw(blocks, data.shape), alt)
 
 
-def arc(a: Array, b: Array, share: float) -> Array:
-    """A share of the way from codes a (n, Z) to codes b (n, Z), in the plane of both and along the sphere."""
-    lengths = np.linalg.norm(a, axis=1, keepdims=True) * np.linalg.norm(b, axis=1, keepdims=True)
-    angle = np.arccos((a * b).sum(axis=1, keepdims=True) / lengths)
-    between: Array = (np.sin((1 - share) * angle) * a + np.sin(share * angle) * b) / np.sin(angle)
-    return between
+def made(vae: Run, plane: Run, ends: tuple[Array, Array], code: Array, latents: Array) -> dict[str, Array]:
+    """Mosaics of images (rows, columns, D) by their titles: each is decoded, and the encoder is not asked.
+
+    Of codes of the prior, codes between `ends` (n, Z) and (n, Z), one code (Z,) with each of some latents moved, and
+    codes all over the plane of two latents.
+    """
+    paths = np.stack([interpolate(a, b, SIDE, spherical=True) for a, b in zip(*ends, strict=True)][:SIDE])
+    return {
+        "samples: Z ~ N(0, 1)": vae.sample(SIDE**2).reshape(SIDE, SIDE, -1),
+        "interpolation: from left to right": decoded(vae, paths),
+        f"traversal: a latent in each row, −{REACH:g} to {REACH:g}": decoded(vae, traverse(code, latents, SIDE)),
+        MAP: decoded(plane, quantiles(2 * SIDE))[::-1],  # the second latent grows upwards
+    }
 
 
-def traverse(code: Array, latent: int, steps: int) -> Array:
-    """The code (Z,) again and again, (steps, Z), one latent going from -REACH to REACH."""
-    path = np.tile(code, (steps, 1))
-    path[:, latent] = np.linspace(-REACH, REACH, steps)
-    return path
+def halfway(vae: Run, ends: tuple[Array, Array], data: Dataset) -> Number:
+    """How much nearer to a training digit the decoded middle is than the blend of the decoded ends."""
+    middle = vae.decode(np.stack([interpolate(a, b, 3, spherical=True)[1] for a, b in zip(*ends, strict=True)]))
+    blend = (vae.decode(ends[0]) + vae.decode(ends[1])) / 2
+    gain, error = difference(nearest(blend, data.train.images)[0], nearest(middle, data.train.images)[0])
+    return Number("halfway: nearer to a digit than a blend is", gain, at_least=4 * error)
 
 
-def quantiles(side: int) -> Array:
-    """Codes (side, side, 2) that each stand for the same mass of N(0, 1) in two dimensions."""
-    q = [NormalDist().inv_cdf((i + 0.5) / side) for i in range(side)]
-    return np.stack(np.meshgrid(q, q), axis=2)
+def movement(vae: Run, codes: Array) -> Array:
+    """How far the image goes when a latent goes from one end of its traversal to the other: mean over codes, (Z,)."""
+    ends = np.stack([decoded(vae, traverse(code, range(len(code)), 2)) for code in codes])  # (n,Z,2,D)
+    moved: Array = np.linalg.norm(ends[:, :, 1] - ends[:, :, 0], axis=-1).mean(axis=0)
+    return moved
 
 
 def _digits_or_not(samples: Array, data: Dataset) -> list[Number]:
@@ -168,13 +166,6 @@ def _copies(samples: Array, distance: Array, data: Dataset) -> list[Number]:
     ]
 
 
-def _between(vae: Run, ends: tuple[Array, Array], data: Dataset) -> Number:
-    """How much nearer to a training digit the decoded middle is than the blend of the decoded ends."""
-    middle, blend = vae.decode(arc(*ends, 0.5)), (vae.decode(ends[0]) + vae.decode(ends[1])) / 2
-    gain, error = difference(nearest(blend, data.train.images)[0], nearest(middle, data.train.images)[0])
-    return Number("halfway: nearer to a digit than a blend is", gain, at_least=4 * error)
-
-
 def _draw(blocks: dict[str, Array], shape: tuple[int, ...]) -> "Figure":
     """Mosaics of images (rows, columns, D) by their title."""
     figure = new_figure(10, 10.4)
@@ -182,4 +173,4 @@ def _draw(blocks: dict[str, Array], shape: tuple[int, ...]) -> "Figure":
     return figure
 
 
-SHOWN = (arc, traverse, quantiles)
+SHOWN = (made, halfway, movement)

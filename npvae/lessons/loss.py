@@ -57,6 +57,7 @@ from npvae.bounds import IWAE
 from npvae.checking import check_function
 from npvae.datasets import Dataset, Split
 from npvae.flat import Array
+from npvae.lessons.digits import tiled
 from npvae.lessons.outcome import CHANCE, Findings, Number
 from npvae.likelihoods import Gaussian
 from npvae.mosaics import new_figure
@@ -93,9 +94,9 @@ def lesson(quick: bool) -> Findings:
     piece = np.ascontiguousarray(x[:, 396:416])  # of the row in the middle: enough for gradients
     given = datasets.load("mnist-small", rows=1_500 if quick else 5_000)
     data = given._replace(test=Split(given.test.images[:500], None))
-    epochs = 15 if quick else 20
+    epochs, lr = (15, 6e-3) if quick else (20, 2e-3)
     D = data.train.images.shape[1]
-    models = [learned(data, beta, epochs) for beta in (*BETAS, float(D))]
+    models = [learned(data, beta, epochs, lr) for beta in (*BETAS, float(D))]
     fitted, summed, averaged = models[0], models[BETAS.index(1.0)], models[-1]
     mean_image = float(((data.test.images - data.train.images.mean(axis=0)) ** 2).sum(axis=1).mean())
     spectrum = np.linalg.eigvalsh(np.cov(data.train.images.T))
@@ -111,7 +112,9 @@ def lesson(quick: bool) -> Findings:
         Number("mean-MSE: the s² that it means, D/2", D / 2),
         Number("largest variance of the digits in any direction", spectrum[-1], at_most=D / 4),
         Number("mean-MSE: KL that is left", averaged.rate, at_most=0.01, unit="nats"),
-        Number("mean-MSE: squared error over the mean image's", averaged.error / mean_image, at_least=0.99),
+        Number(
+            "mean-MSE: squared error over the mean image's", averaged.error / mean_image, at_least=0.99, at_most=1.05
+        ),
         Number("MSE + KL: KL that is left", summed.rate, at_least=1.0, unit="nats"),
         Number("MSE + KL: squared error over the mean image's", summed.error / mean_image, at_most=0.9),
         Number("s² that fits: squared error per pixel at β = 0.06", fitted.error / D),
@@ -212,11 +215,11 @@ def off_integral(x: Array) -> float:
     return abs(two_terms - even.integral(np.exp(log_density(even.z, np.zeros(2), np.eye(2))) * whole.acts.log_w[0]))
 
 
-def learned(data: Dataset, beta: float, epochs: int) -> Learned:
+def learned(data: Dataset, beta: float, epochs: int, lr: float) -> Learned:
     """Train at s^2 = 1/2 and this beta."""
     D, x = data.train.images.shape[1], data.test.images
     model = VAE(D, (100,), LATENT, likelihood=Gaussian(np.sqrt(0.5)))
-    run = train(model, data, epochs=epochs, lr=2e-3, schedule="cosine", beta=beta, watched=False)
+    run = train(model, data, epochs=epochs, lr=lr, schedule="cosine", beta=beta, watched=False)
     last = run.history[-1]
     return Learned(
         beta, last["test_rate"], last["test_reconstruction"] - D / 2 * np.log(np.pi), run.reconstruct(x[:10])
@@ -253,12 +256,11 @@ def _draw(data: Dataset, models: list[Learned], mean_image: float) -> "Figure":
 
     shown = [model for model in models if model.beta in WRITTEN] + [models[-1]]
     images = [data.test.images[:10], *(model.reconstructed for model in shown)]
-    rows = np.concatenate([np.concatenate(row.reshape(-1, *data.shape), axis=1) for row in images])
-    strip.imshow(rows, cmap="gray", vmin=0, vmax=1, aspect="auto", interpolation="nearest")
+    picture = tiled(np.stack(images), data.shape)
+    strip.imshow(picture, cmap="gray", vmin=0, vmax=1, interpolation="nearest")
     names = ["test images", *(f"{WRITTEN[model.beta]} (β = {model.beta:g})" for model in shown[:-1])]
     names.append(f"mean + KL (β = {shown[-1].beta:g})")
-    middle = (np.arange(len(names)) + 0.5) * data.shape[0] - 0.5
-    strip.set_yticks(middle, names)
+    strip.set_yticks((np.arange(len(names)) + 0.5) * len(picture) / len(names), names)
     strip.set_xticks([])
     strip.tick_params(length=0)
     strip.set_title("Test images reconstructed under each")

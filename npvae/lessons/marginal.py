@@ -66,6 +66,7 @@ PRIOR = np.zeros(4)  # [mu | log sigma^2] of N(0, 1)
 WIDER = 1.5  # times the encoder's deviations are those of Q
 SIZES = 2 ** np.arange(15)  # of samples
 FEW = 4  # SIZES[FEW] samples of Q have the error that samples of the prior are to reach
+MANY = 9  # of SIZES[MANY] samples it is reported how many are effective
 
 
 class Sampler(NamedTuple):
@@ -102,10 +103,12 @@ def lesson(quick: bool) -> Findings:
         # large, and it is the other images that are tested.
         Number("samples of the prior off the grid", off[0], at_most=CHANCE, unit="standard errors"),
         Number("samples of Q off the grid", off[1], at_most=CHANCE, unit="standard errors"),
-        Number(f"error of log P(X) by {few} the prior, median", _median(by_prior), unit="nats"),
-        Number(f"error of log P(X) by {few} Q, median", _median(by_q), unit="nats"),
+        Number(f"error of log P(X) by {few} the prior, median", _median(by_prior, "error", FEW), unit="nats"),
+        Number(f"error of log P(X) by {few} Q, median", _median(by_q, "error", FEW), unit="nats"),
         Number("times as many of the prior for that error, median", float(np.median(factors)), at_least=100.0),
         Number("the same, for the image that gains least", factors.min()),
+        Number(f"effective of {SIZES[MANY]:,} samples of the prior, median", _median(by_prior, "effective", MANY)),
+        Number(f"effective of {SIZES[MANY]:,} samples of Q, median", _median(by_q, "effective", MANY)),
         Number("samples of the prior for an effective one, median", for_one[0]),
         Number("samples of Q for an effective one, median", for_one[1]),
         Number("KL(P(Z|X) || P(Z)), median", float(np.median(nats)), unit="nats"),
@@ -159,8 +162,9 @@ def divergence_from_prior(truth: Evidence) -> float:
     return truth.rule.integral(np.exp(truth.log_posterior) * (truth.log_posterior - log_prior))
 
 
-def _median(samplers: list[Sampler]) -> float:
-    return float(np.median([sampler.error[FEW] for sampler in samplers]))
+def _median(samplers: list[Sampler], of: str, size: int) -> float:
+    """Over images, of the error or of the effective sample size with SIZES[size] samples."""
+    return float(np.median([getattr(sampler, of)[size] for sampler in samplers]))
 
 
 def _draw(truths: list[Evidence], by_prior: list[Sampler], by_q: list[Sampler]) -> "Figure":

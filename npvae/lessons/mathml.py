@@ -5,6 +5,10 @@ Only the part of TeX that the lessons use, and only MathML Core, the part of Mat
 better, as it knows what kind of thing each atom is (Knuth 1984, "The TeXbook", chapters 17 and 18): a minus after an
 equals sign is a sign, names of functions stand apart from what follows unless it is a parenthesis.
 
+There are no alphabets of their own, as blackboard bold, nor braces below: they are in mathematical fonts alone, and
+not every machine has one. For the same reason a letter that is to be italic is one without mathvariant, so that the
+page's style can take it from a font for text (`style`).
+
 >>> mathml(r"\frac{1}{n}")
 '<math><mfrac><mn>1</mn><mi>n</mi></mfrac></math>'
 >>> mathml(r"x + \foo")
@@ -13,9 +17,7 @@ ValueError: unknown command \foo at character 5 of the formula x + \foo
 """
 
 import re
-import unicodedata
 from collections.abc import Collection
-from contextlib import suppress
 from html import escape
 from typing import NamedTuple, NoReturn
 
@@ -24,17 +26,18 @@ END = ""  # the token behind the last
 NO_BREAK = "\u00a0"  # a space that MathML leaves where it is
 APPLY = "\u2061"  # function application: not seen, but read aloud
 
-LIMITS = {r"\sum", r"\prod", r"\max", r"\min", r"\sup", r"\inf", r"\underbrace"}  # scripts go below and above these
+LIMITS = {r"\sum", r"\prod", r"\max", r"\min", r"\sup", r"\inf"}  # scripts go below and above these
 BARS = r"| | \| ‖ \Vert ‖"  # open, close or stand between: TeX cannot tell either
 OPENING = r"( ( [ [ \{ { \lVert ‖"
 CLOSING = r") ) ] ] \} } \rVert ‖"
 SYMBOLS = (  # an element, its kind, and in turn what TeX calls a character and the character
-    ("<mi>{}</mi>", "ord", r"""\alpha α \beta β \gamma γ \delta δ \epsilon ϵ \varepsilon ε \zeta ζ \eta η \theta θ
+    ("<mi>{}</mi>", "ord", r"""\alpha α \beta β \gamma γ \delta δ \epsilon ε \zeta ζ \eta η \theta θ
         \iota ι \kappa κ \lambda λ \mu μ \nu ν \xi ξ \pi π \rho ρ \sigma σ \tau τ \upsilon υ \phi ϕ \varphi φ \chi χ
         \psi ψ \omega ω \partial ∂"""),
     ("<mi mathvariant='normal'>{}</mi>", "ord", r"""\Gamma Γ \Delta Δ \Theta Θ \Lambda Λ \Xi Ξ \Pi Π \Sigma Σ
         \Upsilon Υ \Phi Φ \Psi Ψ \Omega Ω \nabla ∇ \infty ∞ \top ⊤ \ldots … \cdots ⋯ \forall ∀ \ell ℓ"""),
-    ("<mi>{}</mi>", "function", r"\log log \exp exp \det det \tr tr \arg arg \sin sin \cos cos \tanh tanh"),
+    ("<mi mathvariant='normal'>{}</mi>", "function", r"""\log log \exp exp \det det \tr tr \arg arg \sin sin \cos cos
+        \tanh tanh"""),
     ("<mo movablelimits='true' lspace='0' rspace='0'>{}</mo>", "function", r"\max max \min min \sup sup \inf inf"),
     ("<mo>{}</mo>", "large", r"\sum ∑ \prod ∏ \int ∫"),
     ("<mo>{}</mo>", "binary", r"\cdot ⋅ \times × \odot ⊙"),
@@ -48,7 +51,6 @@ SYMBOLS = (  # an element, its kind, and in turn what TeX calls a character and 
 )  # fmt: skip
 SIGNS = {"+": "+", "-": "−", r"\pm": "±"}  # between two terms, or before one
 ACCENTS = {r"\hat": "^", r"\bar": "‾", r"\tilde": "~", r"\vec": "→"}
-FONTS = {r"\mathbb": "DOUBLE-STRUCK", r"\mathcal": "SCRIPT", r"\mathbf": "BOLD"}
 TABLES = {  # how the columns of an environment are set, in turn
     "aligned": ("text-align: right; padding-right: 0", "text-align: left; padding-left: 0"),
     "cases": ("text-align: left; padding-left: 0", "text-align: left"),
@@ -169,17 +171,12 @@ class _Parser:
             return Atom(f"<mfrac>{self.argument(token)}{self.argument(token)}</mfrac>")
         if token == r"\sqrt":
             return Atom(f"<msqrt>{self.argument(token)}</msqrt>")
-        if token == r"\underbrace":
-            return Atom(f"<munder>{self.argument(token)}<mo>⏟</mo></munder>")
         if token in ACCENTS:
             accent = f"<mo stretchy='false'>{ACCENTS[token]}</mo>"
             return Atom(f"<mover accent='true'>{self.argument(token)}{accent}</mover>")
-        if token in FONTS:
-            return Atom(f"<mi>{self.letters(token)}</mi>")
         if token in (r"\mathrm", r"\operatorname"):
             name = escape(self.words(token).replace(" ", ""))
-            style = " mathvariant='normal'" if len(name) == 1 else ""  # a single letter would be italic
-            return Atom(f"<mi{style}>{name}</mi>", "ord" if token == r"\mathrm" else "function")
+            return Atom(f"<mi mathvariant='normal'>{name}</mi>", "ord" if token == r"\mathrm" else "function")
         if token == r"\text":
             return Atom(f"<mtext>{escape(self.words(token)).replace(' ', NO_BREAK)}</mtext>")
         known = token in (r"\right", r"\end", r"\\") or not token.startswith("\\")
@@ -257,16 +254,3 @@ class _Parser:
         text = self.tex[start : self.tokens[self.at][1]]
         self.take("}")
         return text
-
-    def letters(self, command: str) -> str:
-        """The letters and digits in braces behind the command of a font, in that font."""
-        start, styled = self.at, ""
-        for letter in self.words(command).replace(" ", ""):
-            name = unicodedata.name(letter).removeprefix("LATIN ").replace("LETTER ", "")
-            for full in (f"MATHEMATICAL {FONTS[command]} {name}", f"{FONTS[command]} {name}"):  # ℝ and ℒ are older
-                with suppress(KeyError):
-                    styled += unicodedata.lookup(full)
-                    break
-            else:
-                self.fail(f"{command} has no {letter}", start)
-        return styled

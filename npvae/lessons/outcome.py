@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from npvae.checkpoint import write_atomically
+from npvae.mosaics import new_figure
 from npvae.plots import save
 from npvae.records import plain
 
@@ -47,8 +48,10 @@ class Number(NamedTuple):
     @property
     def tolerance(self) -> str:
         """The bounds in words."""
-        bounds = (("at least", self.at_least), ("at most", self.at_most))
-        return ", ".join(f"{side} {bound:.4g}" for side, bound in bounds if bound is not None)
+        low, high = (None if bound is None else f"{bound:.4g}" for bound in (self.at_least, self.at_most))
+        if low and high:
+            return f"exactly {low}" if self.at_least == self.at_most else f"{low} to {high}"
+        return f"at least {low}" if low else f"at most {high}" if high else ""
 
     @property
     def verdict(self) -> str:
@@ -62,6 +65,13 @@ class Findings(NamedTuple):
     numbers: tuple[Number, ...]
     figure: "Figure"
     alt: str
+
+
+def nothing(reason: str) -> Findings:
+    """What is found where the computation breaks off: no number, and why, in place of the picture."""
+    figure = new_figure(8, 2)
+    figure.text(0.5, 0.5, reason, ha="center", va="center", wrap=True, parse_math=False)
+    return Findings((), figure, f"Nothing was measured. {reason}")
 
 
 @dataclass(frozen=True)
@@ -91,6 +101,7 @@ class Outcome:
         rows += [(one.name, one.measured, one.tolerance, one.verdict) for one in self.numbers]
         widths = [max(len(row[column]) for row in rows) for column in range(3)]
         table = ["  ".join(f"{text:<{width}}" for text, width in zip(row, (*widths, 0), strict=True)) for row in rows]
+        table = table if self.numbers else [self.findings.alt]
         end = "The claim holds." if self.holds else "The claim DOES NOT HOLD."
         return "\n".join([f"{self.name}: {self.title}", self.claim, "", *(line.rstrip() for line in table), "", end])
 

@@ -142,7 +142,7 @@ def _derivation(text: str) -> str:
 
 
 def _prose(text: str) -> str:
-    """A paragraph: formulas between $, names from the code between backticks.
+    """A paragraph: formulas between $, names from the code between backticks, what is stressed between asterisks.
 
     What touches a formula stays on its line: browsers would break before a comma.
     """
@@ -154,7 +154,8 @@ def _prose(text: str) -> str:
         elif "$" in part:
             raise ValueError(f"a $ has no other in the paragraph {text.strip()}")
         else:
-            html += _alternate(re.split(r"`([^`]+)`", part), lambda code: f"<code>{escape(code)}</code>")
+            words = _alternate(re.split(r"`([^`]+)`", part), lambda code: f"<code>{escape(code)}</code>")
+            html += re.sub(r"\*([^*]+)\*", r"<em>\1</em>", words)
     return html
 
 

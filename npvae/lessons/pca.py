@@ -117,7 +117,7 @@ def lesson(quick: bool) -> Findings:
     best = principal.error(CODES)
     numbers = (
         Number("Gaussian: angle to its own principal subspace", exact.angles[-1], at_most=1e-5, unit="rad"),
-        Number("Gaussian: loss off the sum of its small eigenvalues", abs(exact.excess[-1]), at_most=1e-8),
+        Number("Gaussian: loss off its small eigenvalues' sum, relative", abs(exact.excess[-1]), at_most=1e-8),
         Number("its samples: angle to the SVD's subspace", sampled.angles[-1], at_most=1e-5, unit="rad"),
         Number("its samples: error off PCA's, relative", _off(drawn, sampled.W, found), at_most=1e-8),
         Number("SVD of the samples off the Gaussian's subspace", sampling, unit="rad"),

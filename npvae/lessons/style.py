@@ -54,7 +54,9 @@ article { margin-top: 3.5rem; padding-top: 2rem; border-top: 1px solid var(--lin
   border-radius: 99px; font-size: 0.85rem; font-weight: 600; }
 .claim { font-size: 1.15rem; line-height: 1.55; padding-left: 1rem; border-left: 3px solid var(--line); }
 
-math { font-family: "STIX Two Math", "Cambria Math", "Latin Modern Math", "DejaVu Math TeX Gyre", math; }
+math { font-family: "STIX Two Math", "Cambria Math", "Latin Modern Math", "DejaVu Math TeX Gyre", math, var(--serif); }
+mi { text-transform: none; font-style: italic; font-family: var(--serif); }  /* not italic letters of a math font, */
+mi[mathvariant] { font-style: normal; }  /* which a machine without one shows as boxes */
 .formula { white-space: nowrap; }
 @media (max-width: 46rem) {  /* a long one scrolls by itself, on its line */
   .formula { display: inline-flex; align-items: baseline; max-width: 100%; overflow-x: auto; overflow-y: hidden; }
@@ -83,6 +85,7 @@ td.reported { font-weight: 400; }
   tbody tr { border-bottom: 1px solid var(--line); }
   tbody tr > * { border: 0; padding: 0 1rem 0 0; }
   tbody th { grid-column: 1 / -1; }
+  td:nth-child(3) { white-space: normal; }
   td { color: var(--faint); }
 }
 
