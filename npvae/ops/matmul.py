@@ -174,7 +174,7 @@ def compute(
     """
     lanes, mine = lanes_of(c), part * ROOM
     step = DEPTH if turned else depth_of(c, b_row)
-    lead = np.int64(0) if turned else lead_of(b, b_row, N)
+    lead: Any = np.int64(0) if turned else lead_of(b, b_row, N)
     across = -(-lead // lanes) - (lead - N) // lanes  # vectors in a row of C
     total = across * -(-M // ROWS)  # work, in tiles of ROWS rows and one vector
     begin, end = part * total // parts, (part + 1) * total // parts
