@@ -25,10 +25,10 @@ NAMES = {
 
 DESCRIPTION = """\
 Measure npvae against what people would otherwise use. Every contestant runs alone in its process, with as many
-threads as the others. In step, matmul, ops and scaling its loss and gradient, or its results, are compared with
-npvae's reference in double precision before anything is timed, and who is wrong is refused. Then rounds interleave:
-in each, every contestant works for a moment while the others sleep, in an order drawn anew. A contestant that is not
-installed is named, and the others go on.
+threads as the others. Its loss, gradient and update, or its results, are compared with npvae's reference in double
+precision, and who is wrong is refused: before anything is timed, but in startup and memory, where the first step is
+what is measured, right after it in the same process. Rounds interleave: in each, every contestant works for a moment
+while the others sleep, in an order drawn anew. A contestant that is not installed is named, and the others go on.
 
   python -m benchmarks step --quick               does it work here? A few minutes, rough figures
   python -m benchmarks step                       the figures, into benchmarks/results/step.json (others: partial/)

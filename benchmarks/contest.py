@@ -113,7 +113,12 @@ def enter(cell: Cell, worker: Any, record: Record, given: Path) -> None:
     record["notes"] = worker.ask("load", arrays=str(given), **load)["notes"]
     path = given.with_name("answer.npz")
     worker.ask("answer", path=str(path))
-    errors = cell.check(read_arrays(path))
+    judge(cell.check, read_arrays(path), record)
+
+
+def judge(check: Check, answer: Arrays, record: Record) -> None:
+    """Note the errors of an answer; whoever is wrong is refused."""
+    errors = check(answer)
     record["errors"] = {what: error for what, (error, _) in errors.items()}
     wrong = [f"{what} off by {error:.2g} (at most {most:g})" for what, (error, most) in errors.items()
              if not error <= most]  # fmt: skip

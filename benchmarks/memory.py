@@ -6,12 +6,13 @@ from pathlib import Path
 
 import numpy as np
 
-from benchmarks.contest import Pace, Record, guarded, summarise
+from benchmarks.contest import Check, Pace, Record, guarded, judge, summarise
 from benchmarks.options import Options
 from benchmarks.peers import OURS, PEERS
 from benchmarks.problem import Problem
 from benchmarks.results import Result, result
-from benchmarks.step import arrays
+from benchmarks.serve import read_arrays
+from benchmarks.step import arrays, check_of
 from benchmarks.workers import Worker, WorkerError
 
 STEPS = 50
@@ -30,32 +31,46 @@ def run(options: Options) -> Result:
     names, problem = options.choose(list(PEERS)), Problem()
     rounds = min(options.rounds, 1 if options.quick else 3)
     pace = Pace(rounds * len(names))
-    cells: dict[str, dict[str, Record]] = {cell: {} for cell in CELLS}
+    contestants: dict[str, Record] = {name: {"label": PEERS[name].label, "status": "timed"} for name in names}
+    found: dict[str, list[dict[str, float]]] = {name: [] for name in names}
     with tempfile.TemporaryDirectory() as folder:
-        given = Path(folder) / "given.npz"
-        np.savez(given, **arrays(problem))
-        for name in names:
-            record: Record = {"label": PEERS[name].label, "status": "timed"}
-            found: list[dict[str, float]] = []
-            for _ in range(rounds):
-                pace.say(PEERS[name].label)
+        shared, given = arrays(problem), Path(folder) / "given.npz"
+        np.savez(given, **shared)
+        check = check_of(problem, shared)
+        for _ in range(rounds):
+            for name, record in contestants.items():
+                pace.say(record["label"])
                 if record["status"] == "timed":
-                    guarded(record, measure, found, name, problem, given, options.threads)
+                    guarded(record, measure, record, found[name], name, problem, given, options.threads, check)
                 pace.tick()
-            for cell, records in cells.items():
-                values = [one[cell] for one in found if cell in one]
-                if values or record["status"] != "timed":
-                    records[name] = record | ({"values": values} if record["status"] == "timed" else {})
     pace.close()
-    for records in cells.values():
+    cells: dict[str, dict[str, Record]] = {cell: {} for cell in CELLS}
+    for cell, records in cells.items():
+        for name, record in contestants.items():
+            values = [one[cell] for one in found[name] if cell in one]
+            if record["status"] != "timed":
+                records[name] = record
+            elif values:
+                records[name] = record | {"values": values}
         summarise(records, OURS)
     facts = {"problem": problem.to_json()}
     made = [{"name": cell, "unit": CELLS[cell], **facts, "contestants": records} for cell, records in cells.items()]
     return result("memory", replace(options, rounds=rounds), made)
 
 
-def measure(found: list[dict[str, float]], name: str, problem: Problem, given: Path, threads: int) -> None:
-    """Add the memory of one process, by the name of the cell; compilers in processes of their own do not count."""
+def measure(
+    record: Record,
+    found: list[dict[str, float]],
+    name: str,
+    problem: Problem,
+    given: Path,
+    threads: int,
+    check: Check,
+) -> None:
+    """Add the memory of one process, by the name of the cell; compilers in processes of their own do not count.
+
+    It answers after that, because to answer takes memory; one whose answer is wrong is refused.
+    """
     worker = Worker(name, threads)
     try:
         before = worker.ask("memory")["peak"]
@@ -68,6 +83,9 @@ def measure(found: list[dict[str, float]], name: str, problem: Problem, given: P
         memory = {BEFORE: before / 2**20, PEAK: peak / 2**20, GROWTH: (peak - before) / 2**20}
         if name in TRACED:
             memory[STEP] = worker.ask("trace")["peak"] / 2**10
+        answer = given.with_name("answer.npz")
+        worker.ask("answer", path=str(answer))
+        judge(check, read_arrays(answer), record)
         found.append(memory)
     finally:
         worker.close()

@@ -11,17 +11,17 @@ import tempfile
 import time
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
-from benchmarks.contest import Pace, Record, summarise
+from benchmarks.contest import Check, Pace, Record, judge, summarise
 from benchmarks.options import Options
 from benchmarks.peers import OURS, PEERS
 from benchmarks.problem import Problem
 from benchmarks.results import Result, result
-from benchmarks.step import arrays
-from benchmarks.workers import PATIENCE, ROOT, thread_environment
+from benchmarks.serve import read_arrays
+from benchmarks.step import arrays, check_of
+from benchmarks.workers import PATIENCE, ROOT, restrict, thread_environment
 
 NAMES = ("jit", "reference", "numpy", "torch", "torch-compiled", "jax")
 CACHES = ("NUMBA_CACHE_DIR", "TORCHINDUCTOR_CACHE_DIR", "TRITON_CACHE_DIR")  # JAX keeps nothing unless it is told to
@@ -45,11 +45,13 @@ def run(options: Options) -> Result:
              for cell in CELLS}  # fmt: skip
     with tempfile.TemporaryDirectory() as folder:
         given = Path(folder) / "given.npz"
-        np.savez(given, **arrays(problem))
+        shared = arrays(problem)
+        np.savez(given, **shared)
+        check = check_of(problem, shared)
         for _ in range(rounds):
             for name in names:
                 pace.say(f"{PEERS[name].label} starts")
-                take(name, problem, given, options.threads, {cell: cells[cell][name] for cell in CELLS})
+                take(name, problem, given, options.threads, {cell: cells[cell][name] for cell in CELLS}, check)
                 pace.tick()
     pace.close()
     made = []
@@ -59,35 +61,50 @@ def run(options: Options) -> Result:
     return result("startup", replace(options, rounds=rounds), made)
 
 
-def take(name: str, problem: Problem, given: Path, threads: int, records: dict[str, Record]) -> None:
-    """One round of one contestant: two processes, the second with the cache of the first."""
+def take(name: str, problem: Problem, given: Path, threads: int, records: dict[str, Record], check: Check) -> None:
+    """One round of one contestant: two processes, the second with the cache of the first.
+
+    They answer when their clock has been read, because what comes first is what is measured; the times of one whose
+    answer is wrong are dropped.
+    """
     if any(record["status"] != "timed" for record in records.values()):
         return
     with tempfile.TemporaryDirectory() as cache:
-        found = [start(name, problem, given, threads, cache) for _ in range(2)]
+        found = [start(name, problem, given, threads, cache, check) for _ in range(2)]
     for cell, (process, what) in CELLS.items():
-        record, answer = records[cell], found[process]
-        if "error" in answer:
-            record |= {"status": answer["status"], "reason": answer["error"]}
-            record.pop("values")
+        record, (verdict, times) = records[cell], found[process]
+        record |= verdict
+        if record["status"] == "timed":
+            record["values"].append(times[what])
         else:
-            record["values"].append(answer[what])
+            record.pop("values")
 
 
-def start(name: str, problem: Problem, given: Path, threads: int, cache: str) -> dict[str, Any]:
-    """What a fresh process says, with its whole time as "process"; or an error."""
+def start(
+    name: str, problem: Problem, given: Path, threads: int, cache: str, check: Check
+) -> tuple[Record, dict[str, float]]:
+    """Whether a fresh process did what it should, and the times that it says, its whole time as "process" with them."""
     environment = os.environ | thread_environment(threads) | dict.fromkeys(CACHES, cache)
+    path = Path(cache) / "answer.npz"
+    asked = [name, PEERS[name].package, json.dumps(problem.to_json()), str(given), str(path)]
     before = time.perf_counter()
+    process = subprocess.Popen(
+        [sys.executable, "-m", "benchmarks.cold", *asked],
+        cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    restrict(process.pid, threads)
     try:
-        done = subprocess.run(
-            [sys.executable, "-m", "benchmarks.cold", name, PEERS[name].package, json.dumps(problem.to_json()), given],
-            cwd=ROOT, env=environment, capture_output=True, text=True, timeout=PATIENCE,
-        )  # fmt: skip
+        said, complaint = process.communicate(timeout=PATIENCE)
     except subprocess.TimeoutExpired:
-        return {"error": f"did not end within {PATIENCE:.0f} s", "status": "failed"}
+        process.kill()
+        process.communicate()
+        return {"status": "failed", "reason": f"did not end within {PATIENCE:.0f} s"}, {}
     taken = time.perf_counter() - before
-    if done.returncode:
-        error = (done.stderr.strip().splitlines() or [f"exit code {done.returncode}"])[-1]
-        return {"error": error, "status": "missing" if error.startswith(("ModuleNotFound", "Import")) else "failed"}
-    answer: dict[str, Any] = json.loads(done.stdout.strip().splitlines()[-1])
-    return answer | {"process": taken}
+    if process.returncode:
+        error = (complaint.strip().splitlines() or [f"exit code {process.returncode}"])[-1]
+        status = "missing" if error.startswith(("ModuleNotFound", "Import")) else "failed"
+        return {"status": status, "reason": error}, {}
+    times: dict[str, float] = json.loads(said.strip().splitlines()[-1])
+    verdict: Record = {"status": "timed"}
+    judge(check, read_arrays(path), verdict)
+    return verdict, {**times, "process": taken - times.pop("answer")}

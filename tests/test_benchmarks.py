@@ -4,14 +4,31 @@ import os
 import struct
 import subprocess
 import sys
+import tempfile
 from itertools import product
+from pathlib import Path
 
 import numpy as np
 import pytest
 
 import npvae as nv
 from benchmarks import __main__ as command
-from benchmarks import contest, machine, matmul, memory, ops, peaks, peers, pictures, results, scaling, statistics, step
+from benchmarks import (
+    contest,
+    epoch,
+    machine,
+    matmul,
+    memory,
+    ops,
+    peaks,
+    peers,
+    pictures,
+    results,
+    scaling,
+    startup,
+    statistics,
+    step,
+)
 from benchmarks.contest import Cell, Pace, Timing, compete
 from benchmarks.options import Options
 from benchmarks.peers import numpy_plain, ours
@@ -335,6 +352,77 @@ def test_memory_of_a_step(tmp_path):
         held = session.do_memory()
         assert 0 < held["now"] <= held["peak"]
     assert len(set(memory.CELLS)) == 4
+
+
+def one_round(monkeypatch, benchmark, names):
+    """The cells of a benchmark of few rounds, on a small problem."""
+    monkeypatch.setattr(benchmark, "Problem", lambda: SMALL)
+    monkeypatch.setattr(machine, "describe", lambda threads: {})
+    return benchmark.run(Options(rounds=2, seconds=0.01, peers=names, quick=True))["cells"]
+
+
+MEASURES = pytest.mark.parametrize(
+    ("benchmark", "place"), [(startup, "benchmarks.startup"), (memory, "benchmarks.memory")], ids=("startup", "memory")
+)
+
+
+@MEASURES
+def test_who_is_measured_answers(monkeypatch, benchmark, place):
+    cells = one_round(monkeypatch, benchmark, ("reference", "numpy"))
+    assert [cell["name"] for cell in cells] == list(benchmark.CELLS)
+    for cell in cells:
+        for record in cell["contestants"].values():
+            assert (
+                record["status"] == "timed" and record["median"] > 0 and record["errors"].keys() == step.LARGEST.keys()
+            )
+            assert 0 < record["errors"]["gradient"] < step.LARGEST["gradient"]
+
+
+@MEASURES
+def test_a_wrong_answer_is_not_measured(monkeypatch, benchmark, place):
+    """The reference that all are compared with is of another start: all are refused."""
+    kept = step.check_of
+    other = {**step.arrays(SMALL), "theta": step.arrays(SMALL)["theta"] * 1.001}
+    monkeypatch.setattr(f"{place}.check_of", lambda problem, given: kept(problem, other))
+    for cell in one_round(monkeypatch, benchmark, ("numpy",)):
+        record = cell["contestants"]["numpy"]
+        assert record["status"] == "refused" and "gradient off by" in record["reason"] and "values" not in record
+
+
+@pytest.mark.skipif(cores() < 2, reason="there is one processor")
+def test_a_start_keeps_to_its_processors(monkeypatch):
+    kept = []
+    monkeypatch.setattr(startup, "restrict", lambda process, threads: kept.append((os.getpgid(process), threads)))
+    given = step.arrays(SMALL)
+    monkeypatch.setattr(startup, "read_arrays", lambda path: {})
+    verdict, times = {}, {}
+    with tempfile.TemporaryDirectory() as folder:
+        np.savez(Path(folder) / "given.npz", **given)
+        verdict, times = startup.start("numpy", SMALL, Path(folder) / "given.npz", 1, folder, lambda answer: {})
+    assert verdict == {"status": "timed", "errors": {}} and kept == [(os.getpgid(0), 1)]
+    assert 0 < times["import"] + times["first"] + times["second"] < times["process"]
+
+
+def test_an_epoch():
+    problem = Problem(hidden=(6,), latent=3, batch=16)
+    cell = epoch.cell_of(problem, rows=40)  # the last batch has 8 rows
+    made = contend(cell, ["jit", "reference", "numpy"])
+    for record in made["contestants"].values():
+        assert record["status"] == "timed" or "epoch off by" in record["reason"], record
+        assert record["errors"].keys() == {*step.LARGEST, "epoch"}
+        assert record["errors"]["epoch"] < 0.1  # of so few digits
+    for name in ("jit", "reference"):  # which draw the same numbers
+        assert made["contestants"][name]["status"] == "timed" and made["contestants"][name]["errors"]["epoch"] < 1e-5
+
+
+@pytest.mark.parametrize("name", ["torch", "torch-compiled", "jax"])
+def test_a_missing_peer_of_an_epoch_is_named(monkeypatch, name):
+    package = peers.PEERS[name].package
+    monkeypatch.setitem(sys.modules, package, None)  # as if it were not installed
+    monkeypatch.delitem(sys.modules, f"benchmarks.peers.{peers.PEERS[name].module}", raising=False)
+    cell = contend(epoch.cell_of(SMALL, rows=20), ["reference", name])
+    assert cell["contestants"][name]["status"] == "missing" and package in cell["contestants"][name]["reason"]
+    assert cell["contestants"]["reference"]["status"] == "timed"
 
 
 # ── Results ──────────────────────────────────────────────────────────────────────────────────────────────────────────

@@ -100,7 +100,7 @@ def sizes(draw, dtype):
     """M, N, K: none, one, around the edges of tiles and strips, and some of them around a larger cut."""
     lanes = tiles.BITS // 8 // np.dtype(dtype).itemsize
     one_of = st.sampled_from
-    M = one_of(around(1, tiles.ROWS // 2, tiles.ROWS, 2 * tiles.ROWS))
+    M = one_of(around(1, tiles.ROWS // 2, *tiles.HEIGHTS, 2 * tiles.ROWS))
     N = one_of(around(1, lanes, tiles.VECTORS * lanes, 2 * tiles.VECTORS * lanes))
     K = one_of(around(1, lanes, 40))
     cut = draw(one_of("MKNW  "))
@@ -201,6 +201,30 @@ def test_repeated_rows_and_columns(kind, dtype):
         a, b = whole(rng, *shape_a, dtype=dtype), whole(rng, *shape_b, dtype=dtype)
         a, b = np.broadcast_to(a, (11, 7)), np.broadcast_to(b, (7, 9))
         assert np.array_equal(call(kind, a, b, np.full((11, 9), np.nan, dtype)), a @ b)
+
+
+@compiled
+@EACH
+def test_what_is_read_only_compiles_nothing_anew(kind):
+    rng = np.random.default_rng(3)
+    a, b, bias = (whole(rng, *shape, dtype=np.float32) for shape in ((11, 7), (7, 9), (9,)))
+    extra = (bias, reference.RELU) if kind == "product" else ()
+    expected = call(kind, a, b, np.empty((11, 9), np.float32), *extra)
+    known = [len(function.signatures) for function in compiling.COMPILED]
+    for factor in (a, b, bias):
+        factor.flags.writeable = False
+    assert same(call(kind, a, b, np.empty((11, 9), np.float32), *extra), expected)
+    assert [len(function.signatures) for function in compiling.COMPILED] == known
+    assert not (a.flags.writeable or b.flags.writeable or bias.flags.writeable)
+
+
+@EACH
+def test_a_result_that_is_read_only_is_refused(kind):
+    a, b, out = (np.ones(shape, np.float32) for shape in ((11, 7), (7, 9), (11, 9)))
+    out.flags.writeable = False
+    with pytest.raises(ValueError, match="read-only"):
+        call(kind, a, b, out)
+    assert (out == 1).all()
 
 
 @FLOATS
@@ -371,7 +395,7 @@ def small_core():
         widths = [1, lanes, lanes + 1, tiles.VECTORS * lanes, 2 * tiles.VECTORS * lanes - 1]
         for kind in KINDS:
             for N in widths:
-                for M in (1, tiles.ROWS // 2, tiles.ROWS + 1):
+                for M in (1, tiles.ROWS // 2, tiles.ROWS + 1, max(tiles.HEIGHTS) + 1):
                     check(kind, dtype, M, N, lanes + 3, rng, (1, 2), (int(rng.integers(16)), 0), (3, 1))
             check(kind, dtype, matmul.BLOCK + 1, 5, 2, rng)
             check(kind, dtype, 3, 2 * lanes + 5, matmul.DEPTH + 1, rng)
@@ -398,10 +422,10 @@ def test_vectors_of_any_width(bits):
 @pytest.mark.skipif(platform.machine() not in ("x86_64", "AMD64"), reason="a processor of x86")
 def test_the_width_is_that_of_the_processor_compiled_for():
     """AVX2: sixteen registers of 256 bits."""
-    code = "from npvae.ops import tile; print(tile.BITS, tile.REGISTERS, tile.ROWS)"
-    assert python(code, NUMBA_CPU_NAME="haswell") == "256 16 4"
-    assert python(code, NUMBA_CPU_NAME="nehalem") == "128 16 4"
-    assert python(code, NUMBA_CPU_NAME="skylake-avx512") == "512 32 8"
+    code = "from npvae.ops import tile; print(tile.BITS, tile.REGISTERS, *tile.HEIGHTS)"
+    assert python(code, NUMBA_CPU_NAME="haswell") == "256 16 8 6 4"
+    assert python(code, NUMBA_CPU_NAME="nehalem") == "128 16 8 6 4"
+    assert python(code, NUMBA_CPU_NAME="skylake-avx512") == "512 32 8 8 8"
 
 
 def same_tile(dtype, seed=10):
@@ -409,8 +433,8 @@ def same_tile(dtype, seed=10):
     rng = np.random.default_rng(seed)
     lanes = tiles.BITS // 8 // np.dtype(dtype).itemsize
     a, b = whole(rng, 2000, dtype=dtype), whole(rng, 4000, dtype=dtype)
-    for live in range(1, tiles.ROWS + 1):
-        for width in (1, lanes - 1, lanes, lanes + 1, 2 * lanes, 3 * lanes - 1, 3 * lanes):
+    for width in (1, lanes - 1, lanes, lanes + 1, 2 * lanes, 3 * lanes - 1, 3 * lanes):
+        for live in range(1, tiles.HEIGHTS[-(-width // lanes) - 1] + 1):
             for a_row, a_k, depth, resume in ((7, 1, 7, 0), (1, 40, 30, 1), (13, 2, 1, 512)):
                 c, d = (np.arange(2000).astype(dtype) for _ in range(2))
                 where = a, 3, a_row, a_k, b, 5, 3 * lanes + 2

@@ -23,11 +23,11 @@ class Jax:
         loss = partial(objective, depth=len(problem.encoder), bound=problem.bound)
         self.value_and_grad = jax.jit(jax.value_and_grad(loss))
 
-        def step(params: Params, m: Params, v: Params, t: Any, x: Any, eps: Any) -> Any:
+        def update(params: Params, m: Params, v: Params, t: Any, x: Any, eps: Any) -> Any:
             value, gradients = jax.value_and_grad(loss)(params, x, eps)
             return value, *adam(params, gradients, m, v, t)
 
-        self.step = jax.jit(step, donate_argnums=(0, 1, 2, 3))
+        self.update = jax.jit(update, donate_argnums=(0, 1, 2, 3))
         self.notes: dict[str, Any] = {"devices": str(jax.devices())}
         self.reset()
 
@@ -41,10 +41,15 @@ class Jax:
         jax.block_until_ready((self.params, self.m, self.v, self.steps))
 
     def run(self, times: int) -> None:
-        state = self.params, self.m, self.v, self.steps
         for i in range(times):
-            _, *state = self.step(*state, self.x[i % len(self.x)], self.eps[i % len(self.x)])
-        self.params, self.m, self.v, self.steps = jax.block_until_ready(state)
+            self.step(self.x[i % len(self.x)], self.eps[i % len(self.x)])
+        jax.block_until_ready((self.params, self.m, self.v, self.steps))
+
+    def step(self, x: Any, eps: Any) -> Any:
+        """Train on a batch: -> its loss."""
+        state = self.params, self.m, self.v, self.steps
+        loss, self.params, self.m, self.v, self.steps = self.update(*state, x, eps)
+        return loss
 
     def loss_and_gradient(self) -> tuple[Array, Array]:
         loss, gradients = self.value_and_grad(self.params, self.x[0], self.eps[0])

@@ -25,8 +25,13 @@ class Plain:
 
     def run(self, times: int) -> None:
         for i in range(times):
-            _, gradients = self.loss(self.x[i % len(self.x)], self.eps[i % len(self.x)])
-            self.adam(gradients)
+            self.step(self.x[i % len(self.x)], self.eps[i % len(self.x)])
+
+    def step(self, x: Array, eps: Array) -> Any:
+        """Train on a batch: -> its loss."""
+        loss, gradients = self.loss(x, eps)
+        self.adam(gradients)
+        return loss
 
     def adam(self, gradients: list[Array]) -> None:
         self.steps += 1

@@ -76,9 +76,15 @@ class Torch:
 
     def run(self, times: int) -> None:
         for i in range(times):
-            self.optimizer.zero_grad(set_to_none=True)
-            self.loss(self.x[i % len(self.x)], self.eps[i % len(self.x)]).backward()
-            self.optimizer_step()
+            self.step(self.x[i % len(self.x)], self.eps[i % len(self.x)])
+
+    def step(self, x: Any, eps: Any) -> Any:
+        """Train on a batch: -> its loss."""
+        self.optimizer.zero_grad(set_to_none=True)
+        loss = self.loss(x, eps)
+        loss.backward()
+        self.optimizer_step()
+        return loss
 
     def reset(self) -> None:
         with torch.no_grad():

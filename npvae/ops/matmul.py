@@ -11,7 +11,7 @@ while k runs over the depth. A step loads 3 vectors of B's row k and 8 single nu
 8 x 3 multiply-adds with them: 11 loads for 24 operations, so the arithmetic units are the bottleneck, as they should
 be. Why 8 x 3: of 32 vector registers 24 accumulate, 3 hold B and one the number of A that is spread over its lanes;
 and at least 8 accumulators must be under way, because a multiply-add takes 4 cycles and two start in each. With 16
-registers (AVX2) it is 4 x 3 for the same reasons.
+registers (AVX2) it is 4 x 3 for the same reasons, and 6 x 2 or 8 x 1 where the result ends after 2 vectors or 1.
 
 **The strip.** Tiles are visited down a strip of B, VECTORS registers wide: it stays in the caches while all rows of A
 pass by. The depth is cut (`depth_of`) so that it does; C then holds the partial sum between two cuts. This is what
@@ -33,11 +33,19 @@ product is thus cut along N and a flat one along M; and along M where A^T is cop
 same. No sum over k is shared between threads, and where C is cut changes no sum: the result is the same, bit for bit,
 for any number of threads.
 
+**The memory.** What is packed lies in memory of the pool's, not of a workspace: so much for each thread and dtype, got
+once and written over by every product. It cannot be shared by mistake, because no two kernels are under way at once
+(threads.BUSY, which a fork waits for as well), and a child of a fork has a copy of its own. Its size depends on no
+matrix, so a step allocates nothing and a model of any size needs the same; and what was packed last is still in the
+cache of the thread that packs next, whichever layer or workspace that is for. A workspace would hold as much again, and
+would have to hand it to every op that multiplies, the forward of tied layers included, which takes no scratch.
+
 **What is done on the way.** A layer wants more than its product, and a strip is never cheaper to read than while it is
 in the cache: the forward adds the bias and applies the activation there, the backward sums the rows of dy into db.
 """
 
 from functools import cache
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -47,7 +55,7 @@ from npvae.ops.activation import activate
 from npvae.ops.compiling import kernel, parallel, share
 from npvae.ops.reference import IDENTITY
 from npvae.ops.threads import max_threads, parts
-from npvae.ops.tile import BITS, ROWS, VECTORS, tile, transpose_square
+from npvae.ops.tile import BITS, HEIGHTS, ROWS, VECTORS, tile, transpose_square
 
 Array = npt.NDArray[Any]
 
@@ -75,6 +83,34 @@ def depth_of(c: Array, b_row: int) -> int:
     Rows of B that are a multiple of 4096 bytes apart fall into the same few places of a cache and push each other out.
     """
     return DEPTH // 4 if b_row * c.itemsize % 4096 == 0 else DEPTH
+
+
+@kernel()
+def lead_of(b: Array, b_row: int, N: int) -> Any:
+    """How many numbers wide the first strip is; 0 if as wide as the others.
+
+    It ends where a whole vector would begin, so that none of the others lies across two cache lines.
+    """
+    wide = BITS // 8
+    if N // lanes_of(b) > NARROW and b_row * b.itemsize % wide == 0:
+        return -np.int64(b.ctypes.data) % wide // b.itemsize
+    return np.int64(0)
+
+
+@kernel()
+def is_scattered(a_row: int, a_k: int, M: int, N: int, K: int) -> bool:
+    """Whether A is an A^T worth a copy: far down, its numbers lie a page apart, and enough strips are to use it."""
+    return a_row == 1 and a_k > 1 and K > SHALLOW and min(M, N) > 2 * SHALLOW
+
+
+@kernel()
+def between(begin: int, end: int, before: int, vectors: int, tiles: int) -> tuple[int, int]:
+    """Which tiles of a strip are a part's: the first, and the first after them.
+
+    The strip has so many tiles of so many vectors; `before` it there are vectors of other strips, and the part's are
+    those from begin to end.
+    """
+    return max(0, min(tiles, -((before - begin) // vectors))), max(0, min(tiles, -((before - end) // vectors)))
 
 
 @kernel(inline="always")
@@ -138,19 +174,13 @@ def compute(
     """
     lanes, mine = lanes_of(c), part * ROOM
     step = DEPTH if turned else depth_of(c, b_row)
-    # The first strip ends where a whole vector would begin, so that none of the others lies across two cache lines.
-    wide = BITS // 8
-    lead: Any = np.int64(0)
-    if N // lanes > NARROW and b_row * c.itemsize % wide == 0 and not turned:
-        lead = -np.int64(b.ctypes.data) % wide // c.itemsize
+    lead: Any = np.int64(0) if turned else lead_of(b, b_row, N)
     across = -(-lead // lanes) - (lead - N) // lanes  # vectors in a row of C
-    total = across * -(-M // ROWS)  # work, in tiles of one vector
+    total = across * -(-M // ROWS)  # work, in tiles of ROWS rows and one vector
     begin, end = part * total // parts, (part + 1) * total // parts
     upper, lower = 0, M
-    # A^T far down is worth a copy, if enough strips are to use it: its numbers lie a page apart. Then a part takes
-    # rows of C instead, all of their tiles, so that no two copy the same.
-    scattered = a_row == 1 and a_k > 1 and K > SHALLOW and min(M, N) > 2 * SHALLOW
-    if scattered:
+    scattered = is_scattered(a_row, a_k, M, N, K)
+    if scattered:  # then a part takes rows of C instead, all of their tiles, so that no two copy the same
         begin, end, (upper, lower) = 0, total, share(part, parts, M, ROWS)
     for top in range(upper, lower, BLOCK):
         bottom = min(lower, top + BLOCK)
@@ -162,9 +192,7 @@ def compute(
             while left < N:
                 right = min(N, lead if left < lead else left + VECTORS * lanes)
                 vectors, width = -(-(right - left) // lanes), right - left
-                # Of the tiles of this strip, one after another in the row of all, those between begin and end.
-                first = max(0, min(tiles, -((before - begin) // vectors)))
-                last = max(0, min(tiles, -((before - end) // vectors)))
+                first, last = between(begin, end, before, vectors, tiles)
                 rows = top + first * ROWS, min(bottom, top + last * ROWS)
                 left, before, start = right, before + vectors * tiles, left
                 if first == last:
@@ -176,11 +204,12 @@ def compute(
                 if scattered and not gathered:
                     gather(a, top + p * a_k, a_k, room, mine, bottom - top, depth)
                     gathered = True
-                steps = -(-(rows[1] - rows[0]) // ROWS)
+                height = ROWS if scattered else HEIGHTS[vectors - 1]
+                steps = -(-(rows[1] - rows[0]) // height)
                 summed = sums.size > 0 and rows[0] == 0
                 for t in range(steps + summed):
-                    i = rows[0] + t * ROWS
-                    live = min(ROWS, rows[1] - i)
+                    i = rows[0] + t * height
+                    live = min(height, rows[1] - i)
                     left_, a_at, row, term, to, to_at, to_row = a, i * a_row + p * a_k, a_row, a_k, c, i * c_row, c_row
                     if t == steps:  # a row of ones times B
                         left_, a_at, row, term, to, to_at, to_row, live = one, 0, 0, 0, sums, 0, 0, 1
@@ -204,7 +233,7 @@ def compute(
 
 def product(a: Array, b: Array, out: Array, bias: Array | None = None, act: int = IDENTITY) -> Array:
     """out = a b or, with a bias, act(a b + bias).  a (M,K), b (K,N), bias (N,) -> (M,N)."""
-    (a, a_row), (b, b_row), (M, K), N = flat(a), flat(b), a.shape, b.shape[1]
+    (a, a_row), (b, b_row), (M, K), N = factor(a), factor(b), a.shape, b.shape[1]
     return _compute((a, a_row, 1), (b, b_row, False), out, (M, N, K), bias, act)
 
 
@@ -213,22 +242,19 @@ def product_tn(a: Array, b: Array, out: Array, sums: Array | None = None) -> Arr
     if sums is not None and (a.size == 0 or not sums.flags.c_contiguous):  # no tile, or none that could write there
         np.sum(b, axis=0, out=sums)
         sums = None
-    (a, a_row), (b, b_row), (K, M), N = flat(a), flat(b), a.shape, b.shape[1]
+    (a, a_row), (b, b_row), (K, M), N = factor(a), factor(b), a.shape, b.shape[1]
     return _compute((a, 1, a_row), (b, b_row, False), out, (M, N, K), sums=sums)
 
 
 def product_nt(a: Array, b: Array, out: Array) -> Array:
     """out = a b^T.  a (M,K), b (N,K) -> (M,N)."""
-    (a, a_row), (b, b_row), (M, K), N = flat(a), flat(b), a.shape, len(b)
+    (a, a_row), (b, b_row), (M, K), N = factor(a), factor(b), a.shape, len(b)
     return _compute((a, a_row, 1), (b, b_row, True), out, (M, N, K))
 
 
 @cache
 def memory(dtype: np.dtype[Any]) -> tuple[Array, Array, Array]:
-    """No number, a 1, and what the threads there may be pack into, a quarter of a megabyte to one each.
-
-    One for all: no two kernels are under way at once, see compiling.parallel.
-    """
+    """No number, a 1, and what the threads there may be pack into, a quarter of a megabyte to one each."""
     return np.empty(0, dtype), np.ones(1, dtype), np.empty(max_threads() * ROOM, dtype)
 
 
@@ -241,11 +267,11 @@ def _compute(
     act: int = IDENTITY,
     sums: Array | None = None,
 ) -> Array:
-    if not in_rows(out):
+    if not in_rows(out) or not out.flags.writeable:  # which NumPy then refuses
         out[...] = _compute(a, b, np.empty_like(out, order="C"), sizes, bias, act, sums)
         return out
     (M, N, K), (c, c_row), (none, one, room) = sizes, flat(out), memory(out.dtype)
-    bias, sums = none if bias is None else bias, none if sums is None else sums
+    bias, sums = none if bias is None else unlocked(bias), none if sums is None else sums
     compute(parts(M * N * K), *a, *b, room, c, c_row, M, N, K, bias, act, one, sums)
     return out
 
@@ -255,6 +281,19 @@ def in_rows(x: Array) -> bool:
     return x.flags.c_contiguous or (
         x.strides[1] == x.itemsize and x.strides[0] % x.itemsize == 0 and x.strides[0] >= x.shape[1] * x.itemsize
     )
+
+
+def unlocked(x: Array) -> Array:
+    """The same memory as x, with a type that does not say it is read-only: Numba would compile anew for that type."""
+    if x.flags.writeable:
+        return x
+    memory = {**x.__array_interface__, "data": (x.ctypes.data, False)}
+    return np.asarray(SimpleNamespace(__array_interface__=memory, owner=x))
+
+
+def factor(x: Array) -> tuple[Array, int]:
+    """`flat` for an array that is only read."""
+    return flat(unlocked(x))
 
 
 def flat(x: Array) -> tuple[Array, int]:

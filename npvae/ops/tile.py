@@ -20,7 +20,8 @@ from npvae.ops.host import vector_registers
 Array = npt.NDArray[Any]
 
 BITS, REGISTERS = vector_registers()
-ROWS, VECTORS = (8, 3) if REGISTERS == 32 else (4, 3)
+HEIGHTS = (8, 8, 8) if REGISTERS == 32 else (8, 6, 4)  # rows of a tile that is 1, 2, 3 vectors wide
+ROWS, VECTORS = HEIGHTS[-1], len(HEIGHTS)
 
 INT, LANE = ir.IntType(64), ir.IntType(32)
 
@@ -118,15 +119,16 @@ def tile(  # type: ignore[no-untyped-def]
                         accumulate(v, ROWS, [to] * VECTORS, masked=False)
             with otherwise:
                 for columns in [[to] * n + [last] for n in range(VECTORS) for last in (half, to)]:
-                    reach = most = sum(vector.lanes for vector in columns)
+                    rows, reach = HEIGHTS[len(columns) - 1], sum(vector.lanes for vector in columns)
+                    most = reach
                     if BITS < 512 and len(columns) < VECTORS:  # where a mask costs a register, and time at every load
                         with build.if_then(build.icmp_signed("==", v["width"], INT(reach))):
-                            accumulate(v, ROWS, columns, masked=False)
+                            accumulate(v, rows, columns, masked=False)
                         most -= 1
                     above = build.icmp_signed(">", v["width"], INT(reach - half.lanes))
                     below = build.icmp_signed("<=", v["width"], INT(most))
                     with build.if_then(build.and_(above, below)):
-                        accumulate(v, ROWS, columns, masked=True)
+                        accumulate(v, rows, columns, masked=True)
         return context.get_dummy_value()
 
     given = (a, a_at, a_row, a_k, b, b_at, b_row, c, c_at, c_row, depth, resume, live, width)
@@ -238,7 +240,8 @@ def define_tile(
     width: int,
 ) -> None:
     """C[:live, :width] = A B, or +=."""
-    assert 0 < live <= ROWS and 0 < width <= VECTORS * (BITS // 8) // c.itemsize
+    lanes = BITS // 8 // c.itemsize
+    assert 0 < width <= VECTORS * lanes and 0 < live <= HEIGHTS[-(-width // lanes) - 1]
     i, j, k = np.arange(live)[:, None], np.arange(width), np.arange(depth)
     product = a[a_at + i * a_row + k * a_k] @ b[b_at + k[:, None] * b_row + j]
     c[c_at + i * c_row + j] = product + (c[c_at + i * c_row + j] if resume else 0)
