@@ -23,8 +23,11 @@ Values = dict[str, Any]  # arrays and numbers by the name they have in the ops
 # ── Numbers ──────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def error(a: Any, b: Any) -> float:
-    """max|a - b| / max|b| over the entries where b is finite; the others must be the same in both."""
+def error(a: Any, b: Any, size: Any = None) -> float:
+    """max|a - b| / max|b| over the entries where b is finite; the others must be the same in both.
+
+    size: as b, without what cancels in its sums; the error is then relative to that.
+    """
     a, b = np.asarray(a), np.asarray(b)
     assert a.shape == b.shape, (a.shape, b.shape)
     finite = np.isfinite(b)
@@ -32,8 +35,8 @@ def error(a: Any, b: Any) -> float:
         return np.inf
     if not finite.any():
         return 0.0
-    a, b = a[finite].astype(np.float64), b[finite].astype(np.float64)
-    return float(np.max(np.abs(a - b)) / (np.max(np.abs(b)) or 1.0))
+    a, b, size = (np.asarray(each)[finite].astype(np.float64) for each in (a, b, b if size is None else size))
+    return float(np.max(np.abs(a - b)) / (np.max(np.abs(size)) or 1.0))
 
 
 def same(a: Any, b: Any) -> bool:
