@@ -1,8 +1,8 @@
 r"""An autoencoder returns its input through a narrow code.
 
 min E‖X̂ − X‖²: the output of an autoencoder is to be its input, X̂ = g(f(X)). Between encoder f and decoder g stands a
-code of k numbers, far fewer than there are pixels, so that copying is not possible: what is kept is what tells one
-digit from another. The wider the code, the smaller the error on digits that were never seen.
+code of k numbers, far fewer than there are pixels, so that not every image can be copied: what is kept is what tells
+one digit from another. The wider the code, the smaller the error on digits that were never seen.
 
 The encoder $f$ maps an image of $D$ pixels to a code $z = f(x)$ of $k$ numbers, the decoder $g$ maps the code back.
 Both are chosen together so that the squared error is least on average:
@@ -12,8 +12,8 @@ L = \frac{1}{n} \sum_{i=1}^{n} \left\| g(f(x_i)) - x_i \right\|^2
 $$
 
 Nothing else is asked; there are no labels. If $k \ge D$ the identity does it. If $k < D$, the reconstructions lie on a
-surface of $k$ dimensions, $\{ g(z) \}$, and $f$ finds for each image a point on it. A code of no numbers at all leaves
-one image for all, and the best of these is the mean:
+surface of at most $k$ dimensions, $\{ g(z) \}$, and $f$ finds for each image a point on it. A code of no numbers at all
+leaves one image for all, and the best of these is the mean:
 
 $$
 \frac{1}{n} \sum_i \left\| c - x_i \right\|^2

@@ -2,7 +2,8 @@ r"""When the code says nothing: posterior collapse.
 
 Discussion 2 of the lecture: if P(Z | X) = P(Z) for every X, then Z and X are independent. The KL is 0, which looks like
 a success, and the code says nothing of the image, nor a sample's code of the sample: undesired. A large variance of the
-decoder or a large β bring it about, latent by latent: those whose eigenvalue is below βσ² collapse, and no others.
+decoder or a large β bring it about: in a linear VAE just those latents collapse whose eigenvalue is below βσ². Where a
+decoder is too deep they may collapse with neither.
 
 The rate that the loss contains is the sum of two divergences. With $q(z)$ the mean of $q(z \mid x)$ over the images,
 

@@ -2,7 +2,7 @@ r"""A deep autoencoder's code says more than a linear one's.
 
 A deep non-linear autoencoder gives powerful representations: with as many numbers in the code as PCA has, its
 reconstructions of digits that it never saw are nearer to them, and the digit's name can be read off the code of 2 or of
-8 numbers more often. At 32 numbers only the error is still smaller: then more names are read off PCA's code.
+8 numbers more often.
 
 PCA is the best that a *linear* autoencoder can do (see the lesson on it): its reconstructions lie in a plane of $k$
 dimensions through the mean, and its error is the sum of the variances outside of it,
@@ -102,9 +102,9 @@ def lesson(quick: bool) -> Findings:
     raw = read(data, data.train.images, data.test.images)
     numbers += [Number("labels read off the pixels themselves", float(raw.mean()))]
     alt = (
-        "Top: held-out digits at their two numbers, coloured by label; by PCA they overlap, by the deep "
-        "autoencoder they lie in separate arms. Below: squared error and share of labels read off the code, by size of "
-        "the code; the autoencoder has the smaller error, and more labels at 2 and 8."
+        "Top: held-out digits at their two numbers, coloured by label; by PCA most overlap, by the deep autoencoder "
+        "0, 1, 7 and the arms of others come apart. Below: squared error and share of labels read off the code, by "
+        "size of the code; the autoencoder has the smaller error, and more labels at 2 and 8."
     )
     return Findings(tuple(numbers), _draw(data, linear, deep, float(raw.mean())), alt)
 

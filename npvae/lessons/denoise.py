@@ -107,7 +107,8 @@ def lesson(quick: bool) -> Findings:
     alt = (
         "Four blocks of held-out digits, one for each damage: masked pixels, Gaussian noise, salt and pepper, and half "
         "the resolution. In each the rows are the original, the damaged input, the best filter's result (for "
-        "super-resolution also bilinear upsampling) and the autoencoder's, whose digits are whole and clean."
+        "super-resolution also bilinear upsampling) and the autoencoder's, whose digits have no noise left, though "
+        "strokes are blurred here and there."
     )
     return Findings(tuple(numbers), _draw(pictures, shape), alt)
 

@@ -24,8 +24,8 @@ KL(P \| Q) = -\sum_{x} P(x) \log \frac{Q(x)}{P(x)} \ge -\log \sum_{x} P(x) \frac
 $$
 
 The last sum is over the $x$ that $P$ can produce, and is 1 if $Q$ produces no other. The proof in the lecture has a
-slip of sign here. With the minus lost on either side the line would say that $KL(P \| Q)$ is at most 0, which no pair
-of distributions obeys.
+slip of sign here. With the minus lost on the left, or on both sides, the line would say that $KL(P \| Q)$ is at most 0,
+which only $Q = P$ obeys.
 
 Fit $Q = N(m, s^2)$ to a $P$ of two modes. In the direction $KL(P \| Q)$ only $-E_P \log Q$ depends on $Q$. With
 $v = \log s^2$,
@@ -110,7 +110,11 @@ def lesson(quick: bool) -> Findings:
         Number("discrete: KL off H(P, Q) − H(P)", largest(seen.divergence - seen.difference), at_most=1e-12),
         Number("Jensen's step: least of left − right", (seen.divergence + np.log(seen.inside)).min(), at_least=0.0),
         Number("Jensen's step: right side where P can do all", largest(np.log(seen.inside[1::2])), at_most=1e-14),
-        Number("share of pairs that agree with the slip of sign", float(np.mean(seen.divergence <= 0)), at_most=0.0),
+        Number(
+            "share of different pairs that agree with the slip of sign",
+            float(np.mean(seen.divergence <= 0)),
+            at_most=0.0,
+        ),
         Number("KL(Q||P) − KL(P||Q) of N(0, 1) and N(0, 16)", _asymmetry(), at_least=5.0, unit="nats"),
         Number("Gaussians: integrals off closed forms, relative", closed, at_most=1e-10),
         Number("in units of a tenth: entropy's change off log 10", shift, at_most=1e-10, unit="nats"),

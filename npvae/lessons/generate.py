@@ -15,7 +15,9 @@ E_{p(X)} KL(Q(Z \mid X) \| P(Z)) = I(X; Z) + KL(q(Z) \| P(Z)), \quad
 q(Z) = E_{p(X)} Q(Z \mid X)
 $$
 
-The last term is in the loss: where the prior has mass, training puts codes of images. So the encoder can be left away:
+The last term is in the loss: training puts no codes where the prior has no mass. And a part of the prior of mass $m$
+that has no codes costs $-\log(1 - m)$ nats at least: no large part stays empty, though small holes are cheap, and a
+sample from one is no digit. So the encoder can be left away:
 
 $$
 Z \sim N(0, 1), \quad X \sim P(X \mid Z)
@@ -30,7 +32,8 @@ writers. It would be 1 if the samples were as good as training digits; it is hel
 *Are they copies?* For each sample take the nearest of all digits, of the $n$ that were trained on and $m$ that were
 not. To a model that has learned digits they are all the same, and a share $s = n/(n + m)$ of its samples is nearest to
 one of the former; to a model that has stored its training images nearly all are. The share may be above $s$ by four
-standard errors, $\sqrt{s(1 - s)/k}$ for $k$ samples.
+standard errors, $\sqrt{s(1 - s)/k}$ for $k$ samples; and a little above it without any copying, for the two kinds of
+digits are by different writers.
 
 *Are all digits there?* Every sample is given the label of the nearest training digit; the rarest must be a fifth as
 frequent as its fair share of a tenth.
@@ -102,8 +105,8 @@ def lesson(quick: bool) -> Findings:
         Number("different digits on the map", len(found), at_least=8),
     )
     alt = (
-        "Four mosaics. Samples of the VAE, a hundred different digits, some of them smudged; ten rows that turn one "
-        "digit into another through shapes that are digits too; ten rows in which one latent of the same seven moves "
+        "Four mosaics. Samples of the VAE, most of them digits, some smudged; ten rows that turn one digit into "
+        "another, mostly through shapes that might be digits; ten rows in which one latent of the same seven moves "
         "and changes slant, width or kind; and a map of two latents, on which the digits lie in regions that pass "
         "into each other."
     )

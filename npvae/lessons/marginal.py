@@ -105,7 +105,7 @@ def lesson(quick: bool) -> Findings:
         Number("samples of Q off the grid", off[1], at_most=CHANCE, unit="standard errors"),
         Number(f"error of log P(X) by {few} the prior, median", _median(by_prior, "error", FEW), unit="nats"),
         Number(f"error of log P(X) by {few} Q, median", _median(by_q, "error", FEW), unit="nats"),
-        Number("times as many of the prior for that error, median", float(np.median(factors)), at_least=100.0),
+        Number("times as many of the prior, median (up to 1,024)", float(np.median(factors)), at_least=100.0),
         Number("the same, for the image that gains least", factors.min()),
         Number(f"effective of {SIZES[MANY]:,} samples of the prior, median", _median(by_prior, "effective", MANY)),
         Number(f"effective of {SIZES[MANY]:,} samples of Q, median", _median(by_q, "effective", MANY)),
@@ -117,8 +117,8 @@ def lesson(quick: bool) -> Findings:
     alt = (
         "Left: 400 samples of the prior scattered over the plane of the code, and the posteriors of four digits, small "
         "spots that few samples hit. Middle: the error of log P(X) by the number of samples falls both for samples of "
-        "the prior and of Q, but the prior's is higher by far. Right: the effective sample size grows in parallel "
-        "lines, Q's near the number of samples, the prior's far below."
+        "the prior and of Q, but the prior's is higher by far. Right: Q's effective sample size is a little below the "
+        "number of samples from the start, but for one image; the prior's stays at 1 for long and is far below."
     )
     return Findings(numbers, _draw(truths, by_prior, by_q), alt)
 

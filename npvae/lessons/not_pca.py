@@ -1,7 +1,7 @@
 r"""And it is not PCA: the subspace, but not the directions.
 
 W Wᵀ ≠ I: it is the projector on the first k principal directions, the identity only when k = D. The columns of W are
-not these directions, but some rotation of them; and with a decoder of its own an autoencoder need not even have
+not these directions, but rotated or reflected; and with a decoder of its own an autoencoder need not even have
 orthonormal columns. A penalty on the squares of the weights, λ(‖G‖² + ‖F‖²), brings the directions out: encoder G
 and decoder F become each other's transpose, with the principal directions for singular vectors.
 
@@ -59,7 +59,8 @@ $$
 $$
 
 since to the $j$-th eigenvalue goes a weight of 1 at most from all $i$ together. With $v_i = u_i$ they are equal, and
-$\| G - F^\top \|$ can be 0 at the same time. Hence, for $\lambda < \sigma_k^2$,
+only then, for $h$ is strictly convex above $\lambda$ and the eigenvalues differ; and $\| G - F^\top \|$ can be 0 at the
+same time. Hence, for $\lambda < \sigma_k^2$,
 
 $$
 F = G^\top = U \operatorname{diag} \left( \sqrt{1 - \lambda / \sigma_i^2} \right) O, \quad

@@ -1,8 +1,9 @@
 r"""A linear autoencoder performs PCA.
 
 With one linear layer and one matrix for both ways, X̂ = W Wᵀ X, the error E‖X − X̂‖² over centred data is least where
-the columns of W are orthonormal and span the first k principal directions, and nowhere else. Gradient descent from a
-random W gets there: to the subspace that the singular value decomposition finds, and to its error.
+the columns of W are orthonormal and span the first k principal directions (and nowhere else, if the k-th eigenvalue is
+above the next). Gradient descent from a random W gets there: to the subspace that the singular value decomposition
+finds, and to its error.
 
 The data are centred first, $E X = 0$: PCA subtracts the mean, and this autoencoder has no bias that could. Let
 $S = E X X^\top$ be their covariance, with eigenvalues $\lambda_1 \ge \lambda_2 \ge \ldots$ and eigenvectors $u_j$, the
@@ -12,8 +13,8 @@ $$
 L(W) = E \| X - W W^\top X \|^2 = \tr \left[ (I - W W^\top) S (I - W W^\top) \right]
 $$
 
-Let the columns of $Q$ be an orthonormal basis of what the $k$ columns of $W$ span. $W W^\top X$ lies in there, and the
-point in there that is nearest to $X$ is the projection $Q Q^\top X$. So no $W$ does better than its own $Q$, and it
+Let the $k$ columns of $Q$ be orthonormal and span what the columns of $W$ span, or more if these are dependent.
+$W W^\top X$ lies in there, and the point in there that is nearest to $X$ is the projection $Q Q^\top X$. So no $W$ does better than its own $Q$, and it
 remains to choose the subspace. With $c_j = \| Q^\top u_j \|^2$,
 
 $$

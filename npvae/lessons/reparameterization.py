@@ -1,8 +1,9 @@
 r"""The noise stands apart: Z = μ + εσ.
 
 Discussion 3 of the lecture: with ε ~ N(0, 1), Z = μ + εσ is distributed as N(μ, σ²), and as a function of μ and σ it
-can be differentiated. The derivative along this path has the mean of the one that the density gives, at a small part of
-its variance; and it belongs to the ε that forward used: with another one, σ learns nothing.
+can be differentiated. The derivative along this path has the mean of the one that the density gives, at less of its
+variance here, and the less the more latents there are; and it belongs to the ε that forward used: with another one, σ
+learns nothing.
 
 Z is an affine function of a Gaussian, hence Gaussian, with mean $\mu + \sigma \operatorname{E}[\epsilon] = \mu$ and
 variance $\sigma^2 \operatorname{Var}[\epsilon] = \sigma^2$ (Kingma & Welling 2014, section 2.4 and eq. 10). That is
@@ -33,7 +34,8 @@ $$
   = \operatorname{E}\left[f'(z) \frac{\epsilon \sigma}{2}\right].
 $$
 
-It is the same number, but each latent sees only the slope of f along itself, not what the others do to f. To see both
+It is the same number, but each latent sees only the slope of f along itself, not what the others do to f. (That its
+variance is less is no theorem: where f oscillates within σ, its slope varies more than f does.) To see both
 exactly, take a linear decoder W with Gaussian noise $s^2$ and orthogonal rows: probabilistic PCA of the digits. With
 $\bar{x} = \mu W + b$ the function is a parabola along each latent,
 
