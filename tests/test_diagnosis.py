@@ -8,12 +8,16 @@ import pytest
 
 import npvae as nv
 from npvae import diagnosis
-from npvae.diagnosis import HYPOTHESES, Evidence, explain, misfit, name_factor, unknown
+from npvae.diagnosis import HYPOTHESES, Evidence, explain, misfit, unknown
+from npvae.factors import name_factor
 from npvae.zoo.bug import as_module
 from npvae.zoo.report import BUGS
 from npvae.zoo.wrong_gradients import WRONG_GRADIENTS
 
 SCALES = {"B": 16, "D": 784, "K": 5, "beta": 0.7}
+
+
+EXPLODED, VANISHED = 1e307, 1e-310  # the inverse of either, or its square, is beyond what a float holds
 
 
 def drawn(*shape, seed=0):
@@ -123,6 +127,11 @@ MADE_UP = {
         "float32": (E.astype(np.float32).astype(float), {}, "right to 8 digits"),
         "five digits": (E + 1e-5 * drawn(6, 6, seed=9), {}, "right to 5 digits"),
     },
+    "beyond": {
+        "exploded": (1e25 * drawn(6, 6, seed=2), {}, "exploded: its largest entry is 10^25 times"),
+        "vanished": (1e-320 * drawn(6, 6, seed=2), {}, "vanished: its largest entry is 10^-320 times"),
+        "by more than a float holds": (E * 1e300, {"expected": E * VANISHED}, "10^610 times"),
+    },
     "coarse": {
         "nearly right": (E + 0.05 * drawn(6, 6, seed=9), {"coarse": True}, "too few digits to say"),
     },
@@ -139,8 +148,14 @@ def evidence(name, what):
 def test_what_is_made_up_is_explained_in_words(name, what):
     found = explain(evidence(name, what))
     assert MADE_UP[name][what][2] in found.text, found
-    kinds = {"one_term": "term", "one_part": "part", "fewer_digits": "digits", "not_finite": "not-finite"}
-    kind = what if what in ("entry", "accumulated") else kinds.get(name, name)
+    kinds = {
+        "one_term": "term",
+        "one_part": "part",
+        "fewer_digits": "digits",
+        "not_finite": "not-finite",
+        "beyond": "exploded",
+    }
+    kind = what if what in ("entry", "accumulated", "exploded", "vanished") else kinds.get(name, name)
     assert found.kind.startswith(kind)
 
 
@@ -220,6 +235,69 @@ def test_a_simple_fraction_near_a_factor_that_is_hardly_known_is_no_name():
     assert name_factor(37.01, {}, near=1e-3) is None
     assert name_factor(15.99, SCALES, near=1e-3).endswith("times what it should be (B)")
     assert name_factor(1.2223, {}, near=1e-3) is None
+
+
+SPOILT = {"all": "w b", "one": "w"}
+
+
+@pytest.mark.parametrize("factor", [EXPLODED, -EXPLODED, VANISHED, 1e-320])
+@pytest.mark.parametrize("spoilt", SPOILT)
+@pytest.mark.parametrize("terms", [False, True])
+def test_what_exploded_or_vanished_is_wrong(factor, spoilt, terms):
+    """All of it, one array of it, or one entry; a multiple, or anything."""
+    params = {"w": np.arange(1.0, 7).reshape(2, 3), "b": np.arange(1.0, 3)}
+
+    def parts(p):
+        return {"one": (p["w"] ** 2).sum() / 3, "other": (p["w"] ** 2).sum() * 2 / 3 + (p["b"] ** 3).sum()}
+
+    def spoil(g, change):
+        return {name: factor * change(each) if name in SPOILT[spoilt] else each for name, each in g.items()}
+
+    def check(change):
+        def gradients(p):
+            return change({"w": 2 * p["w"], "b": 3 * p["b"] ** 2})
+
+        return nv.check_function(lambda p: sum(parts(p).values()), gradients, params, terms=parts if terms else None)
+
+    for change in (
+        lambda g: spoil(g, lambda each: each),
+        lambda g: spoil(g, lambda each: np.flip(each) / 7),
+        lambda g: g | {"w": changed((1, 2), factor, g["w"])},
+    ):
+        report = check(change)
+        assert report.tensors[0].verdict == "WRONG" and not report.ok
+        said = {one.diagnosis.kind for one in report.tensors if not one.ok}
+        assert said <= {"factor", "exploded", "vanished", "entry", "forgotten"}, report
+        assert report.to_json()
+
+
+@pytest.mark.parametrize("size", [1e-310, 1e306])
+@pytest.mark.parametrize("factor, words", [(3.0, "3 times"), (1e-3, "1/1000 of"), (-1.0, "the negative")])
+def test_a_loss_at_the_edge_of_what_a_float_holds(size, factor, words):
+    def loss(p):
+        return size * (p["w"] ** 2).sum()
+
+    report = nv.check_function(loss, lambda p: {"w": factor * size * 2 * p["w"]}, {"w": np.arange(1.0, 4)})
+    assert not report.ok and words in report.diagnosis.text, report
+
+
+def test_factors_that_have_no_inverse_have_no_name():
+    for factor in (0.0, 5e-324, VANISHED, np.inf, -np.inf):
+        assert name_factor(factor, {"B": 16}) is None
+    assert name_factor(0.3, {"B": 1e-200, "C": 1e200}) == "3/10 of what it should be"
+
+
+def test_the_angle_between_vectors_whose_squares_no_float_holds():
+    a, b = np.array([3.0, 4.0]), np.array([4.0, 3.0])
+    for size in (EXPLODED, VANISHED):
+        assert diagnosis.cosine(size * a, b) == pytest.approx(24 / 25, rel=1e-12)
+        assert "cosine to what it should be 0.960" in unknown(Evidence("b", size * a, b)).text
+    assert diagnosis.cosine(0 * a, b) == 0
+
+
+def test_a_term_that_is_not_defined_explains_nothing():
+    terms = {"reconstruction": changed((0, 0), np.nan), "rate": E}
+    assert diagnosis.one_term(Evidence("W", 2 * E, E, terms=terms)) is None
 
 
 def test_misfit():
