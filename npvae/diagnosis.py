@@ -34,7 +34,7 @@ class Evidence:
 
     wrong: whether the check failed. doubt: how far off `expected` may be, entry by entry. coarse: whether the loss has
     so few digits that this is much. again: what a second call at the same parameters returned, if something else.
-    scales: what a factor may be called. found: what is known already.
+    param: the array itself. scales: what a factor may be called. found: what is known already.
     """
 
     name: str
@@ -44,6 +44,7 @@ class Evidence:
     doubt: Array | float = 0.0
     coarse: bool = False
     again: Array | None = None
+    param: Array | None = None
     terms: Mapping[str, Array] = field(default_factory=dict)
     scales: Mapping[str, float] = field(default_factory=dict)
     found: Diagnosis | None = None
@@ -124,6 +125,18 @@ def unfounded(e: Evidence) -> Diagnosis | None:
 
 def factor(e: Evidence) -> Diagnosis | None:
     """It is a multiple of what it should be."""
+    found = multiple(e)
+    if found is None or (score := explains(e, found[0])) is None:
+        return None
+    c, near = found
+    named = name_factor(c, e.scales, near)
+    if np.count_nonzero(e.pair[1]) < 2 and named is None:  # one number is a multiple of any other
+        return None
+    return Diagnosis("factor", named or count_factor(c, near), score)
+
+
+def multiple(e: Evidence) -> tuple[float, float] | None:
+    """Of which multiple it is nearest to, and how well that is known, relative to it; None if it or the other is 0."""
     a, b = e.pair
     size, scale = largest(a), e.scale
     if not size or not scale:
@@ -131,12 +144,52 @@ def factor(e: Evidence) -> Diagnosis | None:
     a, b, doubt = a / size, b / scale, np.broadcast_to(e.doubt, e.expected.shape)[e.known] / scale  # no overflow below
     weighed = b / (doubt + NAMED) ** 2
     c = float(weighed @ a / (weighed @ b)) * (size / scale)
+    return c, max(NAMED, float(np.abs(weighed) @ doubt / (weighed @ b)))
+
+
+def explains(e: Evidence, c: float) -> float | None:
+    """How far it is from c times what it should be, if that is near."""
     score = e.misses(e.analytic / c) if c else math.inf
-    near = max(NAMED, float(np.abs(weighed) @ doubt / (weighed @ b)))
-    named = name_factor(c, e.scales, near)
-    if not score <= e.fit or (np.count_nonzero(b) < 2 and named is None):  # one number is a multiple of any other
+    return score if score <= e.fit else None
+
+
+def decayed(e: Evidence) -> Diagnosis | None:
+    """A multiple of the parameter is added to it."""
+    if e.param is None:
         return None
-    return Diagnosis("factor", named or count_factor(c, near), score)
+    (a, b), x = e.pair, e.param[e.known]
+    size = largest(x)
+    if not size or np.count_nonzero(x) < 2 or largest(a) <= FIT * e.scale:  # one number is a multiple of any other,
+        return None  # and where next to nothing is left, all is missing
+    c = float((a - b) @ (x / size) / ((x / size) @ (x / size))) / size
+    score = e.misses(e.analytic - c * e.param)
+    if not score <= e.fit:
+        return None
+    times = f"{abs(c):.3g} times the parameter"
+    text = f"{times} is added: weight decay that the loss does not have"
+    return Diagnosis("decay", text if c > 0 else f"{times} is missing: weight decay that the loss has", score)
+
+
+def clipped(e: Evidence) -> Diagnosis | None:
+    """Some entries are cut off at one size, which they should exceed, and the others are right."""
+    a, b = e.pair
+    most, over = largest(a), e.off[e.known]
+    if np.count_nonzero(over) < 2:
+        return None
+    cut = np.all(np.abs(a[over]) >= most * (1 - EXACT)) and np.all(b[over] * np.sign(a[over]) > most)
+    return Diagnosis("clipped", f"clipped at {most:.6g}, which some of its entries exceed", 0.0) if cut else None
+
+
+def rounded(e: Evidence) -> Diagnosis | None:
+    """It has no more than some decimals, and is as near as they allow."""
+    a, b = e.pair
+    if np.count_nonzero(a) < 2 or largest(a) > 1 / EXACT:
+        return None
+    for decimals in range(1, 9):
+        if np.all(np.abs(np.round(a, decimals) - a) <= EXACT * 10.0**-decimals):
+            near = largest(a - b) <= 0.5001 * 10.0**-decimals
+            return Diagnosis("rounded", f"rounded to {decimals} decimals") if near else None
+    return None
 
 
 def transposed(e: Evidence) -> Diagnosis | None:
@@ -269,6 +322,7 @@ def one_part(e: Evidence) -> Diagnosis | None:
         expected=b[inside],
         doubt=np.broadcast_to(e.doubt, b.shape)[inside],
         again=None,
+        param=None,
         terms={name: term[inside] for name, term in e.terms.items()},
     )
     inner = first(part, INSIDE)
@@ -337,8 +391,8 @@ def unknown(e: Evidence) -> Diagnosis:
 
 
 HYPOTHESES = (
-    not_finite, forgotten, unfounded, stale, factor, transposed, permuted, one_term, one_part, fewer_digits, coarse,
-    beyond,
+    not_finite, forgotten, unfounded, stale, factor, transposed, permuted, one_term, decayed, clipped, rounded,
+    one_part, fewer_digits, coarse, beyond,
 )  # fmt: skip
 INSIDE = (forgotten, factor, one_term)  # of a part that is wrong
 

@@ -472,6 +472,8 @@ def test_objects_are_compared_by_what_they_are():
         cubes, lambda p: {name: g.astype(object) for name, g in cubes_gradients(p).items()}, PARAMS
     )
     assert kinds(report) == [] and report.diagnosis.text == "the whole gradient: not real numbers but object"
+    report = nv.check_function(cubes, lambda p: {name: (2 * x for x in p[name]) for name in p}, PARAMS)
+    assert kinds(report) == [] and report.diagnosis.text == "the whole gradient: not real numbers but object"
 
 
 def test_what_changes_its_parameters_is_found():

@@ -1,6 +1,7 @@
 """Explanations: each fires on what it explains and on nothing else, on made-up gradients and on real wrong code."""
 
 import inspect
+from dataclasses import replace
 
 import broken
 import numpy as np
@@ -71,6 +72,23 @@ MADE_UP = {
         ),
         "one number": (np.array([3.0]), {"expected": np.array([1.5])}, "2 times"),
         "half known": (E * 2, {"expected": np.where(E > 0, E, np.nan)}, "2 times"),
+    },
+    "decayed": {
+        "added": (E + 0.01 * drawn(6, 6, seed=7), {"param": drawn(6, 6, seed=7)}, "0.01 times the parameter is added"),
+        "missing": (E - 2 * drawn(6, 6, seed=7), {"param": drawn(6, 6, seed=7)}, "2 times the parameter is missing"),
+        "as well as it is known": (
+            E + 0.01 * drawn(6, 6, seed=7) + 1e-5 * drawn(6, 6, seed=3),
+            {"param": drawn(6, 6, seed=7), "doubt": np.full((6, 6), 1e-4)},
+            "weight decay",
+        ),
+    },
+    "clipped": {
+        "at one": (np.clip(E, -1, 1), {}, "clipped at 1, which some"),
+        "half known": (np.clip(E, -1, 1), {"expected": np.where(np.arange(6) < 3, E, np.nan)}, "clipped at 1"),
+    },
+    "rounded": {
+        "to four": (np.round(E, 4), {}, "rounded to 4 decimals"),
+        "to two": (np.round(E, 2), {}, "rounded to 2 decimals"),
     },
     "transposed": {"square": (E.T, {}, "transpose")},
     "permuted": {
@@ -153,6 +171,7 @@ def test_what_is_made_up_is_explained_in_words(name, what):
         "one_part": "part",
         "fewer_digits": "digits",
         "not_finite": "not-finite",
+        "decayed": "decay",
         "beyond": "exploded",
     }
     kind = what if what in ("entry", "accumulated", "exploded", "vanished") else kinds.get(name, name)
@@ -168,6 +187,7 @@ def test_no_hypothesis_fires_on_what_another_one_explains(hypothesis):
     allowed = set()
     if hypothesis is diagnosis.fewer_digits:  # what is off by little is that too, whatever else explains it
         allowed |= {("factor", what) for what in ("nearly right", "hardly more", "hardly less")}
+        allowed |= {("rounded", "to four")}
     if hypothesis is diagnosis.permuted:  # so are the values of a transpose
         allowed |= {("transposed", "square")}
     if hypothesis is diagnosis.one_part:  # and a permutation may leave more than half of the rows where they were
@@ -204,6 +224,26 @@ def test_little_is_not_taken_for_much():
 def test_what_is_known_already_is_kept():
     found = nv.Diagnosis("shape", "of another shape")
     assert explain(Evidence("W", E, E, found=found)) is found
+
+
+def test_one_number_is_no_decay_and_no_clipping():
+    one = Evidence("c", np.array([3.0]), np.array([2.0]), param=np.array([0.5]))
+    assert explain(one).kind == "factor"
+    assert explain(replace(one, expected=np.array([np.pi]))).kind == "unknown"
+    assert explain(Evidence("W", E + 1, E, param=0 * E)).kind == "unknown"
+    assert explain(Evidence("b", np.array([0.5, 0.25]), np.array([0.5, 0.31]))).kind != "rounded"
+
+
+def test_a_factor_that_is_hardly_known_has_no_name():
+    assert name_factor(1475.9, {"B": 4}, near=1.0) is None
+    assert name_factor(-1.4, {}, near=0.5) is None
+    many = {f"W{i}.shape[0]": n for i, n in enumerate((6, 6, 7, 12, 3, 12, 10, 17))}
+    assert name_factor(0.969943, many, near=0.03) is None
+    assert name_factor(1.0000003, {"a": 6, "b": 6}) is None, "6/6 is no factor"
+    assert name_factor(1 / 16, {"B": 16}, near=1e-8) == name_factor(0.0625371, {"B": 16}, near=5e-3)
+    assert name_factor(0.65003, {"beta": 0.65, "n": 9}, near=1e-3) == "0.65 times what it should be (beta)"
+    doubt = np.full((6, 6), 0.015 * np.abs(E).max())
+    assert explain(Evidence("W", 1.02 * E, E, doubt=doubt)).text == "1 + 0.02 times what it should be"
 
 
 def test_names_of_factors():
@@ -384,7 +424,7 @@ WITHOUT_TERMS = {  # bug: kind of the diagnosis of all together, how it begins, 
     "sum-forward-mean-backward": ("factor", "the whole gradient: 1/5 of what it should be (1/B)"),
     "pixel-mean-in-backward": ("factor", "all of the decoder: 1/7 of what it should be (1/D)"),
     "sample-mean-missing": ("factor", "all of the decoder: 3 times what it should be (K)"),
-    "sigmoid-twice": ("activation", "W5, b5: all that is nearer to the loss is right"),
+    "sigmoid-twice": ("activation", "W5, b5: the layer nearest to the loss is wrong as a whole"),
     "pre-for-post-activation": ("activation", f"{ENCODER}W1, b1: all that is nearer to the loss is right"),
     "activation-derivative-missing": ("activation", "W4, b4: the derivative of its activation is missing"),
     "sigmoid-derivative-for-tanh": ("activation", "W4, b4: all that is nearer to the loss is right"),
