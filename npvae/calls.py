@@ -6,7 +6,7 @@ import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
-from itertools import combinations
+from itertools import combinations, product
 from typing import Any
 
 import numpy as np
@@ -222,12 +222,16 @@ def overlaps(gradients: Mapping[str, Any], params: Values) -> list[Finding]:
     """Gradients that share memory with each other or with a parameter: to change one is to change the other."""
     arrays = {f"the gradient of {name}": g for name, g in gradients.items() if isinstance(g, np.ndarray)}
     given = {f"the parameter {name}": x for name, x in params.items()}
-    pairs = [
-        f"{one} and {other}"
-        for (one, a), (other, b) in combinations((arrays | given).items(), 2)
-        if not (one in given and other in given) and np.may_share_memory(a, b) and np.shares_memory(a, b)
-    ]
+    pairs = [*shared(arrays), *shared(arrays, given)]
     return [Finding("overlap", f"memory is shared by {'; '.join(pairs)}: return copies")] if pairs else []
+
+
+def shared(arrays: Values, others: Values | None = None) -> list[str]:
+    """Which of some arrays, or of them and others, lie in the same memory, as pairs in words."""
+    pairs = combinations(arrays.items(), 2) if others is None else product(arrays.items(), others.items())
+    return [
+        f"{one} and {other}" for (one, a), (other, b) in pairs if np.may_share_memory(a, b) and np.shares_memory(a, b)
+    ]
 
 
 def fit(given: Any, x: Array) -> tuple[Array, Diagnosis | None]:
@@ -237,7 +241,7 @@ def fit(given: Any, x: Array) -> tuple[Array, Diagnosis | None]:
     numbers can be looked at all the same.
     """
     if given is None:
-        return np.zeros(x.shape), Diagnosis("missing", "gradients returns nothing for it")
+        return np.zeros(x.shape), Diagnosis("missing", "no gradient is returned for it")
     a = np.asarray(given)
     if a.dtype.kind not in "fiub":
         return np.full(x.shape, np.nan), Diagnosis("kind", f"not real numbers but {a.dtype}")
@@ -272,6 +276,9 @@ def scalar(value: Any) -> Any:
 def as_number(loss: Any) -> float:
     """The loss as a float, or InputError."""
     loss = scalar(loss)
-    if isinstance(loss, int | float | np.floating | np.integer):
-        return float(loss)
+    if isinstance(loss, int | float | np.floating | np.integer) and not isinstance(loss, bool):
+        try:
+            return float(loss)
+        except OverflowError as error:
+            raise InputError(f"loss must return a number that a float can hold, got {str(loss)[:20]}...") from error
     raise InputError(f"loss must return a real number, got {type(loss).__name__}: {loss!r:.60}")
