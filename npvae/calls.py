@@ -1,11 +1,12 @@
 """What the calls themselves show: of a loss, of the same loss for complex numbers, and of its gradients."""
 
 import math
+import re
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
-from itertools import combinations
+from itertools import combinations, product
 from typing import Any
 
 import numpy as np
@@ -21,6 +22,7 @@ Terms = Callable[[str, Array], dict[str, Array]]  # of an array's name and flat 
 
 ELSEWHERE = 1e-3  # how far, relative to an array's size, parameters are moved to see what a call leaves for the next
 BENDS = 1e-9  # relative to the same, no more is what looks like noise where ReLU bends the loss; float32's is 1e-8
+ADDRESS = r" at 0x[0-9a-fA-F]+"
 COARSE = 1e-11  # a loss with more noise than this, relative to what it is made of, was not computed in float64
 
 
@@ -220,12 +222,16 @@ def overlaps(gradients: Mapping[str, Any], params: Values) -> list[Finding]:
     """Gradients that share memory with each other or with a parameter: to change one is to change the other."""
     arrays = {f"the gradient of {name}": g for name, g in gradients.items() if isinstance(g, np.ndarray)}
     given = {f"the parameter {name}": x for name, x in params.items()}
-    pairs = [
-        f"{one} and {other}"
-        for (one, a), (other, b) in combinations((arrays | given).items(), 2)
-        if not (one in given and other in given) and np.may_share_memory(a, b) and np.shares_memory(a, b)
-    ]
+    pairs = [*shared(arrays), *shared(arrays, given)]
     return [Finding("overlap", f"memory is shared by {'; '.join(pairs)}: return copies")] if pairs else []
+
+
+def shared(arrays: Values, others: Values | None = None) -> list[str]:
+    """Which of some arrays, or of them and others, lie in the same memory, as pairs in words."""
+    pairs = combinations(arrays.items(), 2) if others is None else product(arrays.items(), others.items())
+    return [
+        f"{one} and {other}" for (one, a), (other, b) in pairs if np.may_share_memory(a, b) and np.shares_memory(a, b)
+    ]
 
 
 def fit(given: Any, x: Array) -> tuple[Array, Diagnosis | None]:
@@ -235,7 +241,7 @@ def fit(given: Any, x: Array) -> tuple[Array, Diagnosis | None]:
     numbers can be looked at all the same.
     """
     if given is None:
-        return np.zeros(x.shape), Diagnosis("missing", "gradients returns nothing for it")
+        return np.zeros(x.shape), Diagnosis("missing", "no gradient is returned for it")
     a = np.asarray(given)
     if a.dtype.kind not in "fiub":
         return np.full(x.shape, np.nan), Diagnosis("kind", f"not real numbers but {a.dtype}")
@@ -253,12 +259,12 @@ def fit(given: Any, x: Array) -> tuple[Array, Diagnosis | None]:
 
 
 def same(a: Any, b: Any) -> bool:
-    """Bit for bit; NaN is the same as NaN. Of objects the bits are addresses: what is printed of them is compared."""
+    """Bit for bit; NaN is the same as NaN. Of objects what is printed is compared, but for the addresses in that."""
     if a is None or b is None:
         return a is b
     a, b = np.asarray(a), np.asarray(b)
     if a.dtype.hasobject or b.dtype.hasobject:
-        return repr(a.tolist()) == repr(b.tolist())
+        return re.sub(ADDRESS, "", repr(a.tolist())) == re.sub(ADDRESS, "", repr(b.tolist()))
     return bool(a.shape == b.shape and a.dtype == b.dtype and a.tobytes() == b.tobytes())
 
 
@@ -270,6 +276,9 @@ def scalar(value: Any) -> Any:
 def as_number(loss: Any) -> float:
     """The loss as a float, or InputError."""
     loss = scalar(loss)
-    if isinstance(loss, int | float | np.floating | np.integer):
-        return float(loss)
+    if isinstance(loss, int | float | np.floating | np.integer) and not isinstance(loss, bool):
+        try:
+            return float(loss)
+        except OverflowError as error:
+            raise InputError(f"loss must return a number that a float can hold, got {str(loss)[:20]}...") from error
     raise InputError(f"loss must return a real number, got {type(loss).__name__}: {loss!r:.60}")

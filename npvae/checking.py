@@ -9,13 +9,13 @@ import inspect
 import math
 from collections.abc import Callable, Mapping, Sequence
 from numbers import Real
-from typing import Any
+from typing import Any, TypeGuard
 
 import numpy as np
 
 from npvae import noise
 from npvae.bounds import ELBO
-from npvae.calls import Problem, Terms, Values, as_array, as_number, same, scalar
+from npvae.calls import Problem, Terms, Values, as_array, as_number, same, scalar, shared
 from npvae.errors import InputError
 from npvae.examination import Progress, examine
 from npvae.flat import Array, leaves
@@ -116,11 +116,12 @@ def check_pair(
         name: np.array(value, np.float64)
         for name, value in check_arrays("inputs", {n: arrays[n] for n in names}).items()
     }
+    check_names("forward", forward, [*arrays, *fixed])
     given = _copied(arrays | params)
     first = _named(outputs, forward(**given, **fixed), "forward", "outputs")
     overwritten = [name for name, value in (arrays | params).items() if not same(value, given[name])]
     rng = np.random.default_rng(seed)
-    parameters = _parameters(backward)
+    parameters = _parameters("backward", backward)
     v = {f"d{name}": rng.standard_normal(np.shape(value)) for name, value in first.items()}
     v = {name: value for name, value in v.items() if name in parameters}
     if not v:
@@ -142,6 +143,7 @@ def check_pair(
         return loss
 
     changed: dict[str, None] = {}
+    returned_views: dict[str, None] = {}
 
     def derivatives() -> dict[str, Array]:
         given = arrays | params
@@ -153,6 +155,9 @@ def check_pair(
         for name, value in before.items():
             used[name][...] = value
         named = result if isinstance(result, Mapping) else _named(returned, result, "backward", "gradients")
+        found = {f"the gradient of {name}": g for name, g in named.items() if name in params and _is_array(g)}
+        others = {name: value for name, value in used.items() if name not in params and _is_array(value)}
+        returned_views.update(dict.fromkeys(shared(found, others)))
         return {name: value for name, value in named.items() if name in params}
 
     complex_params = {name: value.astype(np.complex128) for name, value in params.items()}
@@ -164,6 +169,8 @@ def check_pair(
     )
     with np.errstate(all="ignore"):
         derivatives()
+    if returned_views:
+        problem.find("overlap", f"memory is shared by {'; '.join(returned_views)}: return copies")
     for who, names in (("forward", overwritten), ("backward", [*changed])):
         if names:
             problem.find("mutation", f"{who} changes what it is given: {', '.join(names)}")
@@ -238,6 +245,9 @@ def check_function(
         problem.terms = _given(terms, problem.real)
     with np.errstate(all="ignore"):
         derivatives()
+    if pairs := shared(params):
+        text = "the loss of views has another derivative than that of the copies that are checked: pass one array"
+        problem.find("overlap", f"memory is shared by the parameters {'; '.join(pairs)}: {text}")
     for what in mutated:
         problem.find("mutation", f"{what} changes the parameters that it is given")
     return examine(problem, entries, seed, progress)
@@ -257,6 +267,9 @@ def check_arrays(what: str, values: object, *, floats: bool = True) -> dict[str,
             raise InputError(
                 f"{what}[{name!r}] must hold real numbers with a fraction, such as float64, got {value.dtype}"
             )
+    if floats and not any(value.size for value in values.values()):
+        said = ", ".join(f"{name} of shape {value.shape}" for name, value in values.items())
+        raise InputError(f"{what} holds no number: {said}")
     return dict(values)
 
 
@@ -280,12 +293,31 @@ def check_sizes(sizes: object) -> dict[str, float]:
     return {name: float(value) for name, value in sizes.items()}
 
 
-def _parameters(function: Callable[..., Any]) -> Mapping[str, inspect.Parameter]:
-    """What a function calls its arguments."""
+def check_names(what: str, function: Callable[..., Any], names: Sequence[str]) -> None:
+    """Raise InputError unless a function can be called with arguments of these names."""
+    _parameters(what, function)
     try:
-        return inspect.signature(function).parameters
+        inspect.signature(function).bind(**dict.fromkeys(names))
+    except TypeError as error:
+        raise InputError(f"{what} must take {', '.join(names)}: {error}") from None
+
+
+def _parameters(what: str, function: Callable[..., Any]) -> Mapping[str, inspect.Parameter]:
+    """What a function calls its arguments, all of which may be passed by name."""
+    try:
+        parameters = inspect.signature(function).parameters
     except ValueError:  # some that are written in C do not say
-        raise InputError(f"backward must say what its arguments are called: wrap {function!r:.60} in a def") from None
+        raise InputError(f"{what} must say what its arguments are called: wrap {function!r:.60} in a def") from None
+    unnamed = [name for name, one in parameters.items() if one.kind is one.POSITIONAL_ONLY]
+    if unnamed:
+        raise InputError(
+            f"{what} is called by the names of its parameters: let {', '.join(unnamed)} be passed by name (no '/')"
+        )
+    return parameters
+
+
+def _is_array(value: object) -> TypeGuard[Array]:
+    return isinstance(value, np.ndarray)
 
 
 def _copied(values: Values) -> dict[str, Array]:

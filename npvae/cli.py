@@ -126,7 +126,7 @@ def gradcheck_command(options: argparse.Namespace) -> bool:
         )  # fmt: skip
         progress.close()
     if options.heatmap is not None:
-        path = Path(options.out or f"{options.heatmap}.png")
+        path = Path(options.out or f"{options.heatmap.replace('/', '.')}.png")
         report.heatmap(options.heatmap, path)
         print(path, file=sys.stderr)
     print(report.to_json() if options.json else report)

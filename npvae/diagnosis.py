@@ -10,22 +10,21 @@ arrays together (which layers are wrong, which right) is for `relations`.
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from fractions import Fraction
 from functools import cached_property
-from itertools import product
 
 import numpy as np
 
+from npvae.factors import NAMED, count_factor, name_factor
 from npvae.flat import Array
+from npvae.probing import largest
 from npvae.reports import Diagnosis
 
 FIT = 1e-6  # relative: above what the oracles leave open, and far below what a wrong formula leaves
 LEFT = 1e-3  # of the error, at most, may an explanation leave unexplained: else it explains a small error by itself
-NAMED = 1e-8  # how near a factor must be to the number that it is called
 EXACT = 1e-9  # where few known numbers are looked for among many, chance would find 1e-6
 ENOUGH = 8  # as many known entries, where only a sample is known
-CHANCE = 0.02  # a name that a number has by chance more often than this is none
 ALIKE = 0.99  # cosine: what is wrong by so little is no other formula, as far as a loss of few digits can tell
+POWERS = 20  # of ten, by which no wrong formula is off
 DIGITS = 1e-4  # what agrees to so much, and is off by no rule, was computed with fewer digits
 
 
@@ -35,7 +34,7 @@ class Evidence:
 
     wrong: whether the check failed. doubt: how far off `expected` may be, entry by entry. coarse: whether the loss has
     so few digits that this is much. again: what a second call at the same parameters returned, if something else.
-    scales: what a factor may be called. found: what is known already.
+    param: the array itself. scales: what a factor may be called. found: what is known already.
     """
 
     name: str
@@ -45,6 +44,7 @@ class Evidence:
     doubt: Array | float = 0.0
     coarse: bool = False
     again: Array | None = None
+    param: Array | None = None
     terms: Mapping[str, Array] = field(default_factory=dict)
     scales: Mapping[str, float] = field(default_factory=dict)
     found: Diagnosis | None = None
@@ -69,7 +69,7 @@ class Evidence:
     @property
     def scale(self) -> float:
         """The largest expected value."""
-        return float(np.max(np.abs(self.expected[self.known]), initial=0.0))
+        return largest(self.expected[self.known])
 
     @property
     def pair(self) -> tuple[Array, Array]:
@@ -85,9 +85,15 @@ class Evidence:
 
 def misfit(a: Array, b: Array) -> float:
     """max|a - b| / max|b|; infinite if there is nothing to compare, or b is 0 and a is not."""
-    scale = float(np.max(np.abs(b), initial=0.0))
-    off = float(np.max(np.abs(a - b), initial=0.0))
+    scale = largest(b)
+    off = largest(a - b)
     return off / scale if scale > 0 and a.size else (0.0 if off == 0 and a.size else math.inf)
+
+
+def cosine(a: Array, b: Array) -> float:
+    """The cosine of the angle between two vectors; 0 if one is 0. Their squares may be beyond what a float holds."""
+    a, b = a / (largest(a) or 1.0), b / (largest(b) or 1.0)
+    return float(a @ b / (np.linalg.norm(a) * np.linalg.norm(b) or 1.0))
 
 
 # ── One array ────────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -119,65 +125,71 @@ def unfounded(e: Evidence) -> Diagnosis | None:
 
 def factor(e: Evidence) -> Diagnosis | None:
     """It is a multiple of what it should be."""
-    a, b = e.pair
-    doubt = np.broadcast_to(e.doubt, e.expected.shape)[e.known]
-    weighed = b / (doubt / e.scale + NAMED) ** 2 if b.any() else b
-    c = float(weighed @ a / (weighed @ b)) if b.any() else 0.0
-    if c == 0:
+    found = multiple(e)
+    if found is None or (score := explains(e, found[0])) is None:
         return None
-    score = e.misses(e.analytic / c)
-    near = max(NAMED, float(np.abs(weighed) @ doubt / (weighed @ b)))
+    c, near = found
     named = name_factor(c, e.scales, near)
-    if score > e.fit or (np.count_nonzero(b) < 2 and named is None):  # one number is a multiple of any other
+    if np.count_nonzero(e.pair[1]) < 2 and named is None:  # one number is a multiple of any other
         return None
-    return Diagnosis("factor", named or _times(c, near), score)
+    return Diagnosis("factor", named or count_factor(c, near), score)
 
 
-def _times(c: float, near: float) -> str:
-    """A factor without a name in words, in as many digits as are known: near 1, what it is off by."""
-    digits = max(1 - math.ceil(math.log10(near)), 2)
-    number = f"1 {'+' if c > 1 else '-'} {abs(c - 1):.3g}" if abs(c - 1) < DIGITS else f"{c:.{digits}g}"
-    return f"{number} times what it should be"
-
-
-def name_factor(c: float, scales: Mapping[str, float], near: float = NAMED) -> str | None:
-    """A factor in words, with what it may be; None if it is none that has a name. near: relative, how well it is known.
-
-    >>> name_factor(1 / 16, {"B": 16})
-    '1/16 of what it should be (1/B)'
-    >>> name_factor(-1.0, {})
-    'the negative of what it should be'
-    """
-    if abs(c + 1) <= near:
-        return "the negative of what it should be"
-    size, sign = abs(c), "minus " if c < 0 else ""
-    fraction = Fraction(size).limit_denominator(9) if size >= 1 else 1 / Fraction(1 / size).limit_denominator(9)
-    least = min(fraction.numerator, fraction.denominator)
-    by_chance = near * max(size, 1 / size) * least**2  # about as often is a number so near to so simple a fraction
-    simple = abs(fraction - size) <= near * size and fraction != 1 and by_chance <= CHANCE
-    plain = min(abs(size - 1), abs(size - 2), abs(size - 0.5)) <= FIT  # likelier to be that than a quotient of sizes
-    tiers = [] if plain else _combinations(scales)
-    matches = ([name for name, value in tier if abs(value - size) <= near * size] for tier in tiers)
-    names = next(filter(None, matches), [])
-    if not simple and not names:
+def multiple(e: Evidence) -> tuple[float, float] | None:
+    """Of which multiple it is nearest to, and how well that is known, relative to it; None if it or the other is 0."""
+    a, b = e.pair
+    size, scale = largest(a), e.scale
+    if not size or not scale:
         return None
-    number = f"{sign}{fraction}" if simple else f"{c:.6g}"
-    said = f"{number} of what it should be" if simple and size < 1 else f"{number} times what it should be"
-    return f"{said} ({' or '.join(sign + name for name in names[:2])})" if names else said
+    a, b, doubt = a / size, b / scale, np.broadcast_to(e.doubt, e.expected.shape)[e.known] / scale  # no overflow below
+    weighed = b / (doubt + NAMED) ** 2
+    c = float(weighed @ a / (weighed @ b)) * (size / scale)
+    return c, max(NAMED, float(np.abs(weighed) @ doubt / (weighed @ b)))
 
 
-def _combinations(scales: Mapping[str, float]) -> list[list[tuple[str, float]]]:
-    """Named sizes and their inverses; twice and half of them; products and quotients of two: simplest first."""
-    plain = [(name, float(value)) for name, value in scales.items() if value not in (0, 1, 2)]
-    single = [*plain, *((f"1/{name}", 1 / value) for name, value in plain)]
-    doubled = [(f"2 {name}", 2 * v) for name, v in plain] + [(f"{name}/2", v / 2) for name, v in plain]
-    doubled += [(f"2/{name}", 2 / v) for name, v in plain] + [(f"1/(2 {name})", 0.5 / v) for name, v in plain]
-    pairs = [(m, n) for i, m in enumerate(plain) for n in plain[i:]]
-    two = [(f"{m} {n}", v * w) for (m, v), (n, w) in pairs] + [
-        (f"1/({m} {n})", 1 / (v * w)) for (m, v), (n, w) in pairs
-    ]
-    two += [(f"{m}/{n}", v / w) for (m, v), (n, w) in product(plain, plain) if m != n]
-    return [single, doubled, two]
+def explains(e: Evidence, c: float) -> float | None:
+    """How far it is from c times what it should be, if that is near."""
+    score = e.misses(e.analytic / c) if c else math.inf
+    return score if score <= e.fit else None
+
+
+def decayed(e: Evidence) -> Diagnosis | None:
+    """A multiple of the parameter is added to it."""
+    if e.param is None:
+        return None
+    (a, b), x = e.pair, e.param[e.known]
+    size = largest(x)
+    if not size or np.count_nonzero(x) < 2 or largest(a) <= FIT * e.scale:  # one number is a multiple of any other,
+        return None  # and where next to nothing is left, all is missing
+    c = float((a - b) @ (x / size) / ((x / size) @ (x / size))) / size
+    score = e.misses(e.analytic - c * e.param)
+    if not score <= e.fit:
+        return None
+    times = f"{abs(c):.3g} times the parameter"
+    text = f"{times} is added: weight decay that the loss does not have"
+    return Diagnosis("decay", text if c > 0 else f"{times} is missing: weight decay that the loss has", score)
+
+
+def clipped(e: Evidence) -> Diagnosis | None:
+    """Some entries are cut off at one size, which they should exceed, and the others are right."""
+    a, b = e.pair
+    most, over = largest(a), e.off[e.known]
+    if np.count_nonzero(over) < 2:
+        return None
+    cut = np.all(np.abs(a[over]) >= most * (1 - EXACT)) and np.all(b[over] * np.sign(a[over]) > most)
+    return Diagnosis("clipped", f"clipped at {most:.6g}, which some of its entries exceed", 0.0) if cut else None
+
+
+def rounded(e: Evidence) -> Diagnosis | None:
+    """It has no more than some decimals, and is as near as they allow."""
+    a, b = e.pair
+    if np.count_nonzero(a) < 2 or largest(a) > 1 / EXACT:
+        return None
+    for decimals in range(1, 9):
+        if np.all(np.abs(np.round(a, decimals) - a) <= EXACT * 10.0**-decimals):
+            near = largest(a - b) <= 0.5001 * 10.0**-decimals
+            return Diagnosis("rounded", f"rounded to {decimals} decimals") if near else None
+    return None
 
 
 def transposed(e: Evidence) -> Diagnosis | None:
@@ -191,7 +203,7 @@ def transposed(e: Evidence) -> Diagnosis | None:
 def permuted(e: Evidence) -> Diagnosis | None:
     """It holds the right numbers in the wrong places."""
     a, b, known, fit = e.analytic, e.expected, e.known, e.fit
-    scale = float(np.max(np.abs(b[known]), initial=0.0))
+    scale = e.scale
     if not _is_permutation(a, b[known], scale, fit):
         return None
     orders = {"the numbers are right and in the other order: its transpose was reshaped": a}
@@ -255,11 +267,13 @@ def one_term(e: Evidence) -> Diagnosis | None:
     if len(terms) < 2 or len(b) < len(terms) + 1:
         return None
     columns = np.array(list(terms.values())).T
+    if not np.isfinite(columns).all():  # of a term that is not defined around here
+        return None
     of_expected = misfit(columns.sum(axis=1), b) <= e.fit
     c, _, rank, _ = np.linalg.lstsq(columns, a if of_expected else b, rcond=1e-10)
     score = misfit(columns @ c, a if of_expected else b)
     off = np.abs(c - 1) > NAMED
-    if score > e.fit or rank < len(terms) or off.sum() != 1:
+    if not score <= e.fit or rank < len(terms) or off.sum() != 1:
         return None
     (which,) = np.flatnonzero(off)
     name, weight = list(terms)[which], float(c[which]) if of_expected else 1 / float(c[which])
@@ -308,6 +322,7 @@ def one_part(e: Evidence) -> Diagnosis | None:
         expected=b[inside],
         doubt=np.broadcast_to(e.doubt, b.shape)[inside],
         again=None,
+        param=None,
         terms={name: term[inside] for name, term in e.terms.items()},
     )
     inner = first(part, INSIDE)
@@ -343,31 +358,41 @@ def fewer_digits(e: Evidence) -> Diagnosis | None:
 
 def coarse(e: Evidence) -> Diagnosis | None:
     """The loss has few digits, and the gradient is nearly right: to look for a cause would be to invent one."""
-    a, b = e.pair
-    cosine = float(a @ b / (np.linalg.norm(a) * np.linalg.norm(b) or 1.0))
-    if not e.coarse or cosine <= ALIKE:
+    alike = cosine(*e.pair)
+    if not e.coarse or not alike > ALIKE:
         return None
-    return Diagnosis(
-        "coarse", f"nearly right (cosine {cosine:.4f}), and the loss has too few digits to say what is off"
-    )
+    return Diagnosis("coarse", f"nearly right (cosine {alike:.4f}), and the loss has too few digits to say what is off")
+
+
+def beyond(e: Evidence) -> Diagnosis | None:
+    """It exploded or vanished, and is no multiple of what it should be, or has lost the digits that would show it."""
+    a, b = e.pair
+    if not largest(a) or not largest(b):
+        return None
+    power = math.log10(largest(a)) - math.log10(largest(b))
+    if not abs(power) > POWERS:
+        return None
+    what = "exploded" if power > 0 else "vanished"
+    return Diagnosis(what, f"{what}: its largest entry is 10^{power:.0f} times what the largest should be")
 
 
 def unknown(e: Evidence) -> Diagnosis:
     """Nothing fits: what can be said all the same."""
     a, b = e.pair
-    norms = float(np.linalg.norm(a)), float(np.linalg.norm(b))
-    if not len(b) or not norms[0] * norms[1] > 0:
+    sizes = largest(a), largest(b)
+    if not all(sizes) or not np.isfinite(a).all():
         return Diagnosis("unknown", "no explanation fits")
-    cosine, share = float(a @ b) / (norms[0] * norms[1]), np.mean(e.off[e.known])
+    ratio = sizes[0] / sizes[1] * float(np.linalg.norm(a / sizes[0]) / np.linalg.norm(b / sizes[1]))
     return Diagnosis(
         "unknown",
-        f"no explanation fits: cosine to what it should be {cosine:.3f}, ratio of the norms {norms[0] / norms[1]:.3g}, "
-        f"{100 * share:.0f} % of the entries are off",
+        f"no explanation fits: cosine to what it should be {cosine(a, b):.3f}, ratio of the norms {ratio:.3g}, "
+        f"{100 * np.mean(e.off[e.known]):.0f} % of the entries are off",
     )
 
 
 HYPOTHESES = (
-    not_finite, forgotten, unfounded, stale, factor, transposed, permuted, one_term, one_part, fewer_digits, coarse,
+    not_finite, forgotten, unfounded, stale, factor, transposed, permuted, one_term, decayed, clipped, rounded,
+    one_part, fewer_digits, coarse, beyond,
 )  # fmt: skip
 INSIDE = (forgotten, factor, one_term)  # of a part that is wrong
 

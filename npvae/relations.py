@@ -12,7 +12,7 @@ from itertools import pairwise
 
 import numpy as np
 
-from npvae.diagnosis import FIT, Evidence, explain, misfit, one_term
+from npvae.diagnosis import FIT, Evidence, explain, explains, misfit, multiple, one_term
 from npvae.flat import Array
 from npvae.reports import Diagnosis, Finding
 
@@ -188,11 +188,14 @@ def noise(scene: Scene) -> Diagnosis | None:
 
 
 def exchanged(scene: Scene) -> Diagnosis | None:
-    """The layer holds another's gradient, and that one its own."""
+    """What is wrong of the layer holds another's gradient, and that one its own."""
     for other in scene.layers:
-        both = [(scene.cause, other), (other, scene.cause)]
-        if other != scene.cause and other.shape == scene.cause.shape and all(_holds(scene, a, b) for a, b in both):
-            return Diagnosis("exchanged", f"the gradients of {scene.cause.W} and {other.W} are exchanged")
+        if other == scene.cause or other.shape != scene.cause.shape:
+            continue
+        pairs = zip(scene.cause.names, other.names, strict=False)
+        wrong = [pair for pair in pairs if not scene.right(pair)]
+        if all(_holds(scene, a, b) and _holds(scene, b, a) for a, b in wrong):
+            return Diagnosis("exchanged", f"the gradients of {wrong[0][0]} and {wrong[0][1]} are exchanged")
     return None
 
 
@@ -253,10 +256,16 @@ def bias_alone(scene: Scene) -> Diagnosis | None:
 
 
 def flows_back_wrong(scene: Scene) -> Diagnosis | None:
-    """A layer is wrong as a whole, and all that is nearer to the loss is right."""
+    """A layer is wrong as a whole, and all that is nearer to the loss, if anything is, is right."""
     if scene.cause.b is None or not set(scene.cause.names) <= set(scene.wrong) or _is_code(scene):
         return None
     i = scene.layers.index(scene.cause)
+    if i == len(scene.layers) - 1:
+        text = (
+            "the layer nearest to the loss is wrong as a whole: the loss's derivative by its output is, or all "
+            "gradients are changed after they are made"
+        )
+        return Diagnosis("activation", text)
     square = any(layer.shape[0] == layer.shape[1] for layer in scene.layers[i + 1 : i + 2])  # else W does not fit
     text = (
         "all that is nearer to the loss is right and this layer wrong as a whole: what flows back to it is, by the "
@@ -271,10 +280,10 @@ OF_PARTS = (exchanged, unit_alone, derivative_missing, term_of_the_rate, noise)
 OF_WHOLES = (code_as_a_whole, other_input, bias_alone, rows_lost, flows_back_wrong)
 
 
-def _holds(scene: Scene, one: Layer, other: Layer) -> bool:
-    """Whether the gradient of one layer is what the other's should be."""
-    pairs = [(scene.evidence[a], scene.evidence[b]) for a, b in zip(one.names, other.names, strict=False)]
-    return all(b.wrong and misfit(a.analytic[b.known], b.pair[1]) <= FIT for a, b in pairs)
+def _holds(scene: Scene, one: str, other: str) -> bool:
+    """Whether the gradient of one array is what the other's should be."""
+    a, b = scene.evidence[one].analytic, scene.evidence[other]
+    return a.size == b.analytic.size and misfit(a.reshape(b.analytic.shape)[b.known], b.pair[1]) <= FIT
 
 
 def _is_whole(scene: Scene) -> bool:
@@ -305,7 +314,9 @@ def diagnose(
     evidence: Mapping[str, Evidence], params: Mapping[str, Array], findings: Sequence[Finding]
 ) -> tuple[dict[str, Diagnosis], Diagnosis]:
     """A diagnosis of every wrong array, and one of all together."""
+    evidence = {name: replace(e, param=params[name]) for name, e in evidence.items()}
     wrong = {name: explain(e) for name, e in evidence.items() if e.wrong}
+    wrong |= _best_known(evidence, wrong)
     if not wrong:
         fatal = next((finding for finding in findings if finding.fatal), None)
         right = Diagnosis("right", "every gradient is right")
@@ -335,6 +346,14 @@ def diagnose(
     if changes is not None:  # backward then runs through other parameters than the loss did: no wonder that it is wrong
         return wrong, Diagnosis(changes.kind, changes.text)
     return wrong, _together(replace(scene, wrong=wrong), anew)
+
+
+def _best_known(evidence: Mapping[str, Evidence], wrong: Mapping[str, Diagnosis]) -> dict[str, Diagnosis]:
+    """Of arrays that are off by a factor, those that the factor known best explains: it is theirs too."""
+    known = {name: found for name, d in wrong.items() if d.kind == "factor" and (found := multiple(evidence[name]))}
+    best = min(known, key=lambda name: known[name][1], default="")
+    alike = [name for name in known if explains(evidence[name], known[best][0]) is not None]
+    return {name: replace(wrong[name], text=wrong[best].text) for name in alike}
 
 
 def _together(scene: Scene, anew: Finding | None) -> Diagnosis:

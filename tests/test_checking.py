@@ -472,6 +472,8 @@ def test_objects_are_compared_by_what_they_are():
         cubes, lambda p: {name: g.astype(object) for name, g in cubes_gradients(p).items()}, PARAMS
     )
     assert kinds(report) == [] and report.diagnosis.text == "the whole gradient: not real numbers but object"
+    report = nv.check_function(cubes, lambda p: {name: (2 * x for x in p[name]) for name in p}, PARAMS)
+    assert kinds(report) == [] and report.diagnosis.text == "the whole gradient: not real numbers but object"
 
 
 def test_what_changes_its_parameters_is_found():
@@ -510,6 +512,22 @@ def test_memory_that_is_shared_is_found():
     assert report.tensors[0].verdict == "WRONG" and report.diagnosis.kind == "overlap"
 
 
+def test_parameters_that_overlap_are_found():
+    """The loss of views of one array has another derivative than that of copies: each number counts twice."""
+    theta = np.arange(1.0, 10)
+    views = {"W": theta[:6].reshape(2, 3), "V": theta[3:].reshape(3, 2), "b": theta[:1]}
+
+    def check(params):
+        return nv.check_function(
+            lambda p: sum((a**2).sum() for a in p.values()), lambda p: {name: 2 * a for name, a in p.items()}, params
+        )
+
+    report = check(views)
+    assert kinds(report) == ["overlap"] == [report.diagnosis.kind] and not report.ok
+    assert "memory is shared by the parameters W and V; W and b: " in report.diagnosis.text
+    assert check({"W": theta[:6].reshape(2, 3), "V": theta[6:], "even": np.arange(9.0)[::2]}).ok
+
+
 @pytest.mark.parametrize(
     "given, kind, words",
     [
@@ -519,7 +537,7 @@ def test_memory_that_is_shared_is_found():
         (lambda g: g["w"].reshape(2, 6), "shape", "of shape (2, 6), not (4, 3)"),
         (lambda g: g["w"][:2], "shape", "of shape (2, 3), not (4, 3)"),
         (lambda g: g["w"] + 0j, "kind", "not real numbers but complex128"),
-        (lambda g: None, "missing", "returns nothing"),
+        (lambda g: None, "missing", "no gradient is returned for it"),
         (lambda g: "much", "kind", "not real numbers but <U4"),
     ],
 )
@@ -841,6 +859,13 @@ def test_terms_may_be_gradients():
         ({"sizes": {1: 16}}, "sizes must map"),
         ({"loss": lambda p: "much"}, "loss must return a real number"),
         ({"loss": lambda p: p["b"]}, "loss must return a real number"),
+        ({"loss": lambda p: True}, "loss must return a real number, got bool"),
+        ({"loss": lambda p: np.True_}, "loss must return a real number, got bool"),
+        ({"loss": lambda p: 10**400}, "loss must return a number that a float can hold, got 1000000"),
+        (
+            {"params": {"w": np.ones((0, 3)), "b": np.ones(0)}},
+            "params holds no number: w of shape (0, 3), b of shape (0,)",
+        ),
         ({"gradients": lambda p: [1]}, "gradients must return a dict"),
         ({"entries": 0}, "entries"),
         ({"terms": lambda p: 1, "gradients": lambda p: {}}, "terms must return a dict"),
@@ -901,6 +926,29 @@ def test_a_pair_that_changes_what_it_is_given():
     assert [f.text for f in squares.findings] == ["forward changes what it is given: x"]
 
 
+def test_a_pair_that_returns_what_it_was_given():
+    """Or a view of it: who adds to the one changes the other."""
+    copy = nv.check_pair(lambda x: x * 1.0, lambda dy, x: dy.copy(), {"x": X})
+    assert copy.ok and kinds(copy) == []
+    returned = {
+        "the gradient of x and dy": lambda dy, x: dy,
+        "the gradient of x and y": lambda dy, y: y[::-1],
+        "the gradient of x and the parameter x": lambda dy, x: x.T.T,
+    }
+    for said, backward in returned.items():
+        report = nv.check_pair(lambda x: x * 1.0, backward, {"x": X})
+        assert kinds(report) == ["overlap"] == [report.diagnosis.kind] and not report.ok
+        assert f"memory is shared by {said}: return copies" in report.diagnosis.text
+    fixed = {"mask": np.ones(X.shape)}
+    report = nv.check_pair(lambda x, mask: x * mask, lambda dy, mask: mask, {"x": X}, settings=fixed)
+    assert "the gradient of x and mask" in report.diagnosis.text
+
+
+def test_a_pair_whose_gradient_is_missing_blames_nobody_else():
+    report = nv.check_pair(lambda x, W: x @ W, lambda dy, x, W: {"x": dy @ W.T}, {"x": X, "W": W})
+    assert report.diagnosis.text == "W: no gradient is returned for it"
+
+
 def test_a_pair_whose_exact_forward_is_another_function():
     def backward(dy, x, W):
         return dy @ W.T, x.T @ dy
@@ -920,6 +968,14 @@ def test_a_pair_whose_exact_forward_is_another_function():
         ({"backward": 3}, "backward must be a function, got int"),
         ({"exact": "x"}, "exact must be a function, got str"),
         ({"backward": min}, "backward must say what its arguments are called"),
+        (
+            {"backward": lambda dy, x, /, W: dy},
+            "backward is called by the names of its parameters: let dy, x be passed by",
+        ),
+        ({"forward": lambda x, W, /: x @ W}, "forward is called by the names of its parameters: let x, W be passed by"),
+        ({"forward": lambda x: x}, "forward must take x, W: .*unexpected keyword argument 'W'"),
+        ({"forward": lambda x, W, b: x}, "forward must take x, W: missing a required argument: 'b'"),
+        ({"inputs": {"x": np.ones((0, 3)), "W": np.ones((3, 0))}}, "inputs holds no number"),
         ({"backward": lambda g, x, W: g}, "backward must take dy"),
         ({"backward": lambda dy, mask: dy}, "got mask"),
         ({"outputs": ("y", "z")}, "forward returns 1 arrays, outputs names 2"),

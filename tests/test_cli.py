@@ -748,6 +748,14 @@ class Wrong(Right):
 class Raises(Right):
     def loss(self, params):
         return nothing
+
+class Slashed:
+    def params(self):
+        return {"a/b": np.arange(3.0)}
+    def loss(self, params):
+        return (params["a/b"] ** 2).sum()
+    def gradients(self, params):
+        return {"a/b": 1e-310 * params["a/b"]}
 """
 
 
@@ -773,6 +781,8 @@ def test_gradcheck_in_json_with_a_heat_map(npvae, theirs):
     assert (said["ok"], said["diagnosis"]["kind"]) == (False, "factor")
     assert [tensor["name"] for tensor in said["tensors"]] == ["W", "b"]
     assert (theirs / "w.png").read_bytes().startswith(PNG)
+    assert npvae("gradcheck", "theirs.py:Slashed", "--heatmap", "a/b")[::2] == (1, "a.b.png\n")
+    assert (theirs / "a.b.png").read_bytes().startswith(PNG)
     assert npvae("gradcheck", "theirs.py:Right", "--heatmap", "b")[0] == 0
     assert (theirs / "b.png").read_bytes().startswith(PNG)
 

@@ -1,6 +1,7 @@
 """Explanations: each fires on what it explains and on nothing else, on made-up gradients and on real wrong code."""
 
 import inspect
+from dataclasses import replace
 
 import broken
 import numpy as np
@@ -8,12 +9,16 @@ import pytest
 
 import npvae as nv
 from npvae import diagnosis
-from npvae.diagnosis import HYPOTHESES, Evidence, explain, misfit, name_factor, unknown
+from npvae.diagnosis import HYPOTHESES, Evidence, explain, misfit, unknown
+from npvae.factors import name_factor
 from npvae.zoo.bug import as_module
 from npvae.zoo.report import BUGS
 from npvae.zoo.wrong_gradients import WRONG_GRADIENTS
 
 SCALES = {"B": 16, "D": 784, "K": 5, "beta": 0.7}
+
+
+EXPLODED, VANISHED = 1e307, 1e-310  # the inverse of either, or its square, is beyond what a float holds
 
 
 def drawn(*shape, seed=0):
@@ -67,6 +72,23 @@ MADE_UP = {
         ),
         "one number": (np.array([3.0]), {"expected": np.array([1.5])}, "2 times"),
         "half known": (E * 2, {"expected": np.where(E > 0, E, np.nan)}, "2 times"),
+    },
+    "decayed": {
+        "added": (E + 0.01 * drawn(6, 6, seed=7), {"param": drawn(6, 6, seed=7)}, "0.01 times the parameter is added"),
+        "missing": (E - 2 * drawn(6, 6, seed=7), {"param": drawn(6, 6, seed=7)}, "2 times the parameter is missing"),
+        "as well as it is known": (
+            E + 0.01 * drawn(6, 6, seed=7) + 1e-5 * drawn(6, 6, seed=3),
+            {"param": drawn(6, 6, seed=7), "doubt": np.full((6, 6), 1e-4)},
+            "weight decay",
+        ),
+    },
+    "clipped": {
+        "at one": (np.clip(E, -1, 1), {}, "clipped at 1, which some"),
+        "half known": (np.clip(E, -1, 1), {"expected": np.where(np.arange(6) < 3, E, np.nan)}, "clipped at 1"),
+    },
+    "rounded": {
+        "to four": (np.round(E, 4), {}, "rounded to 4 decimals"),
+        "to two": (np.round(E, 2), {}, "rounded to 2 decimals"),
     },
     "transposed": {"square": (E.T, {}, "transpose")},
     "permuted": {
@@ -123,6 +145,11 @@ MADE_UP = {
         "float32": (E.astype(np.float32).astype(float), {}, "right to 8 digits"),
         "five digits": (E + 1e-5 * drawn(6, 6, seed=9), {}, "right to 5 digits"),
     },
+    "beyond": {
+        "exploded": (1e25 * drawn(6, 6, seed=2), {}, "exploded: its largest entry is 10^25 times"),
+        "vanished": (1e-320 * drawn(6, 6, seed=2), {}, "vanished: its largest entry is 10^-320 times"),
+        "by more than a float holds": (E * 1e300, {"expected": E * VANISHED}, "10^610 times"),
+    },
     "coarse": {
         "nearly right": (E + 0.05 * drawn(6, 6, seed=9), {"coarse": True}, "too few digits to say"),
     },
@@ -139,8 +166,15 @@ def evidence(name, what):
 def test_what_is_made_up_is_explained_in_words(name, what):
     found = explain(evidence(name, what))
     assert MADE_UP[name][what][2] in found.text, found
-    kinds = {"one_term": "term", "one_part": "part", "fewer_digits": "digits", "not_finite": "not-finite"}
-    kind = what if what in ("entry", "accumulated") else kinds.get(name, name)
+    kinds = {
+        "one_term": "term",
+        "one_part": "part",
+        "fewer_digits": "digits",
+        "not_finite": "not-finite",
+        "decayed": "decay",
+        "beyond": "exploded",
+    }
+    kind = what if what in ("entry", "accumulated", "exploded", "vanished") else kinds.get(name, name)
     assert found.kind.startswith(kind)
 
 
@@ -153,6 +187,7 @@ def test_no_hypothesis_fires_on_what_another_one_explains(hypothesis):
     allowed = set()
     if hypothesis is diagnosis.fewer_digits:  # what is off by little is that too, whatever else explains it
         allowed |= {("factor", what) for what in ("nearly right", "hardly more", "hardly less")}
+        allowed |= {("rounded", "to four")}
     if hypothesis is diagnosis.permuted:  # so are the values of a transpose
         allowed |= {("transposed", "square")}
     if hypothesis is diagnosis.one_part:  # and a permutation may leave more than half of the rows where they were
@@ -191,6 +226,26 @@ def test_what_is_known_already_is_kept():
     assert explain(Evidence("W", E, E, found=found)) is found
 
 
+def test_one_number_is_no_decay_and_no_clipping():
+    one = Evidence("c", np.array([3.0]), np.array([2.0]), param=np.array([0.5]))
+    assert explain(one).kind == "factor"
+    assert explain(replace(one, expected=np.array([np.pi]))).kind == "unknown"
+    assert explain(Evidence("W", E + 1, E, param=0 * E)).kind == "unknown"
+    assert explain(Evidence("b", np.array([0.5, 0.25]), np.array([0.5, 0.31]))).kind != "rounded"
+
+
+def test_a_factor_that_is_hardly_known_has_no_name():
+    assert name_factor(1475.9, {"B": 4}, near=1.0) is None
+    assert name_factor(-1.4, {}, near=0.5) is None
+    many = {f"W{i}.shape[0]": n for i, n in enumerate((6, 6, 7, 12, 3, 12, 10, 17))}
+    assert name_factor(0.969943, many, near=0.03) is None
+    assert name_factor(1.0000003, {"a": 6, "b": 6}) is None, "6/6 is no factor"
+    assert name_factor(1 / 16, {"B": 16}, near=1e-8) == name_factor(0.0625371, {"B": 16}, near=5e-3)
+    assert name_factor(0.65003, {"beta": 0.65, "n": 9}, near=1e-3) == "0.65 times what it should be (beta)"
+    doubt = np.full((6, 6), 0.015 * np.abs(E).max())
+    assert explain(Evidence("W", 1.02 * E, E, doubt=doubt)).text == "1 + 0.02 times what it should be"
+
+
 def test_names_of_factors():
     assert name_factor(1 / (16 * 784), SCALES).endswith("(1/(B D))")
     assert name_factor(2 / 784, SCALES).endswith("(2/D)")
@@ -220,6 +275,69 @@ def test_a_simple_fraction_near_a_factor_that_is_hardly_known_is_no_name():
     assert name_factor(37.01, {}, near=1e-3) is None
     assert name_factor(15.99, SCALES, near=1e-3).endswith("times what it should be (B)")
     assert name_factor(1.2223, {}, near=1e-3) is None
+
+
+SPOILT = {"all": "w b", "one": "w"}
+
+
+@pytest.mark.parametrize("factor", [EXPLODED, -EXPLODED, VANISHED, 1e-320])
+@pytest.mark.parametrize("spoilt", SPOILT)
+@pytest.mark.parametrize("terms", [False, True])
+def test_what_exploded_or_vanished_is_wrong(factor, spoilt, terms):
+    """All of it, one array of it, or one entry; a multiple, or anything."""
+    params = {"w": np.arange(1.0, 7).reshape(2, 3), "b": np.arange(1.0, 3)}
+
+    def parts(p):
+        return {"one": (p["w"] ** 2).sum() / 3, "other": (p["w"] ** 2).sum() * 2 / 3 + (p["b"] ** 3).sum()}
+
+    def spoil(g, change):
+        return {name: factor * change(each) if name in SPOILT[spoilt] else each for name, each in g.items()}
+
+    def check(change):
+        def gradients(p):
+            return change({"w": 2 * p["w"], "b": 3 * p["b"] ** 2})
+
+        return nv.check_function(lambda p: sum(parts(p).values()), gradients, params, terms=parts if terms else None)
+
+    for change in (
+        lambda g: spoil(g, lambda each: each),
+        lambda g: spoil(g, lambda each: np.flip(each) / 7),
+        lambda g: g | {"w": changed((1, 2), factor, g["w"])},
+    ):
+        report = check(change)
+        assert report.tensors[0].verdict == "WRONG" and not report.ok
+        said = {one.diagnosis.kind for one in report.tensors if not one.ok}
+        assert said <= {"factor", "exploded", "vanished", "entry", "forgotten"}, report
+        assert report.to_json()
+
+
+@pytest.mark.parametrize("size", [1e-310, 1e306])
+@pytest.mark.parametrize("factor, words", [(3.0, "3 times"), (1e-3, "1/1000 of"), (-1.0, "the negative")])
+def test_a_loss_at_the_edge_of_what_a_float_holds(size, factor, words):
+    def loss(p):
+        return size * (p["w"] ** 2).sum()
+
+    report = nv.check_function(loss, lambda p: {"w": factor * size * 2 * p["w"]}, {"w": np.arange(1.0, 4)})
+    assert not report.ok and words in report.diagnosis.text, report
+
+
+def test_factors_that_have_no_inverse_have_no_name():
+    for factor in (0.0, 5e-324, VANISHED, np.inf, -np.inf):
+        assert name_factor(factor, {"B": 16}) is None
+    assert name_factor(0.3, {"B": 1e-200, "C": 1e200}) == "3/10 of what it should be"
+
+
+def test_the_angle_between_vectors_whose_squares_no_float_holds():
+    a, b = np.array([3.0, 4.0]), np.array([4.0, 3.0])
+    for size in (EXPLODED, VANISHED):
+        assert diagnosis.cosine(size * a, b) == pytest.approx(24 / 25, rel=1e-12)
+        assert "cosine to what it should be 0.960" in unknown(Evidence("b", size * a, b)).text
+    assert diagnosis.cosine(0 * a, b) == 0
+
+
+def test_a_term_that_is_not_defined_explains_nothing():
+    terms = {"reconstruction": changed((0, 0), np.nan), "rate": E}
+    assert diagnosis.one_term(Evidence("W", 2 * E, E, terms=terms)) is None
 
 
 def test_misfit():
@@ -306,7 +424,7 @@ WITHOUT_TERMS = {  # bug: kind of the diagnosis of all together, how it begins, 
     "sum-forward-mean-backward": ("factor", "the whole gradient: 1/5 of what it should be (1/B)"),
     "pixel-mean-in-backward": ("factor", "all of the decoder: 1/7 of what it should be (1/D)"),
     "sample-mean-missing": ("factor", "all of the decoder: 3 times what it should be (K)"),
-    "sigmoid-twice": ("activation", "W5, b5: all that is nearer to the loss is right"),
+    "sigmoid-twice": ("activation", "W5, b5: the layer nearest to the loss is wrong as a whole"),
     "pre-for-post-activation": ("activation", f"{ENCODER}W1, b1: all that is nearer to the loss is right"),
     "activation-derivative-missing": ("activation", "W4, b4: the derivative of its activation is missing"),
     "sigmoid-derivative-for-tanh": ("activation", "W4, b4: all that is nearer to the loss is right"),

@@ -5,8 +5,9 @@ import numpy as np
 import pytest
 
 import npvae as nv
+from npvae.diagnosis import Evidence
 from npvae.ops import jit, reference
-from npvae.relations import code, forward_order, groups, layers
+from npvae.relations import code, diagnose, forward_order, groups, layers
 
 B, D, Z = 6, 7, 3
 BACKENDS = {"reference": reference, "jit": jit}
@@ -114,6 +115,58 @@ def spoilt(change, params=None):
 def test_gradients_that_are_exchanged():
     report = spoilt(lambda g: g | {"Wm": g["Wv"], "Wv": g["Wm"], "bm": g["bv"], "bv": g["bm"]})
     assert report.diagnosis.kind == "exchanged" and "Wv and Wm" in report.diagnosis.text
+
+
+def test_weights_that_are_exchanged_and_biases_that_are_not():
+    report = spoilt(lambda g: g | {"Wm": g["Wv"], "Wv": g["Wm"]})
+    assert report.diagnosis.kind == "exchanged" and "Wv and Wm" in report.diagnosis.text
+    report = spoilt(lambda g: g | {"bm": g["bv"], "bv": g["bm"]})
+    assert report.diagnosis.kind == "exchanged" and "bv and bm" in report.diagnosis.text
+    assert spoilt(lambda g: g | {"Wm": g["Wv"].copy()}).diagnosis.kind == "input"
+
+
+CHANGES = {  # of every array that the change concerns, alike; what it is, and words of the diagnosis
+    "decay": (
+        lambda g, p: g + 0.01 * p,
+        "decay",
+        "0.01 times the parameter is added: weight decay that the loss does not",
+    ),
+    "clipping": (lambda g, p: np.clip(g, -0.05, 0.05), "clipped", "clipped at 0.05"),
+    "rounding": (lambda g, p: np.round(g, 4), "rounded", "rounded to 4 decimals"),
+    "anything": (lambda g, p: np.cbrt(g), "activation", "W5, b5: the layer nearest to the loss is wrong as a whole"),
+}
+
+
+@pytest.mark.parametrize("change", CHANGES)
+def test_what_is_done_to_all_gradients_is_not_blamed_on_the_last_layer(change):
+    change, kind, words = CHANGES[change]
+    p = broken.params()
+    report = spoilt(lambda g: {name: change(g[name], p[name]) for name in g})
+    assert report.diagnosis.kind == kind and words in report.diagnosis.text
+    assert "all that is nearer" not in str(report)
+    if kind in ("decay", "rounded"):
+        assert report.diagnosis.text.startswith("the whole gradient: ")
+
+
+@pytest.mark.parametrize("name", ["Wm", "Wv", "W1", "W5"])
+def test_weight_decay_of_one_layer_is_named(name):
+    report = spoilt(lambda g: g | {name: g[name] + 0.01 * broken.params()[name]})
+    assert (report.diagnosis.kind, report.diagnosis.text[:4]) == ("decay", f"{name}: ")
+    assert [check.name for check in report.tensors if not check.ok] == [name]
+
+
+def test_one_factor_is_that_of_all_however_well_it_is_known():
+    """In single precision every array knows it differently well; one of them hardly."""
+
+    def evidence(name, near, seed):
+        b = np.random.default_rng(seed).standard_normal((5, 4))
+        off = near * np.max(np.abs(b)) * np.random.default_rng(seed + 1).uniform(-1, 1, b.shape)
+        return Evidence(name, (b + off / 3) / 16, b, doubt=np.full(b.shape, near * np.max(np.abs(b))), scales={"B": 16})
+
+    clues = {name: evidence(name, near, i) for i, (name, near) in enumerate(zip("WVU", (1e-3, 1e-6, 0.1), strict=True))}
+    wrong, together = diagnose(clues, {name: np.ones((5, 4)) for name in clues}, [])
+    assert together.text == "the whole gradient: 1/16 of what it should be (1/B)"
+    assert len({d.text for d in wrong.values()}) == 1
 
 
 def test_a_unit_that_is_wrong_alone():
