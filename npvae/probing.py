@@ -130,7 +130,8 @@ def probe(real: Function, exact: Function | None, name: str, gradient: Array, wh
     central = np.array([central_difference(real.line(name, _one(i)), real.size(name, _one(i))) for i in where])
     wanted = RICHARDSON / DOUBT * largest(central)
     slopes = tuple(
-        richardson(real.line(name, _one(i)), here, real.size(name, _one(i)), wanted, real.noise) for i in where
+        richardson(real.line(name, _one(i)), here, real.size(name, _one(i)), wanted, real.noise, float(near))
+        for i, near in zip(where, central, strict=True)
     )
     steps = None if exact is None else np.array([complex_step(exact.line(name, _one(i))) for i in where])
     return Probes(where, along(gradient, where), central, steps, slopes)

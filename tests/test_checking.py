@@ -701,6 +701,49 @@ def test_parameters_are_copied_into_double_precision(dtype):
     assert seen == {"float64", "complex128"}
 
 
+# ── Functions with more to them than the first steps see ──────────────────────────────────────────────────────────────
+
+
+@pytest.mark.parametrize("size", [1e5, 1e6])
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_a_model_of_inputs_that_are_not_normalised_passes(backend, size):
+    """A step of 1e-2 in a weight of 1e-6 saturates every tanh."""
+    rng = np.random.default_rng(0)
+    model = nv.VAE(data=6, hidden=(5,), latent=2, activation="tanh", likelihood="gaussian")
+    ws = nv.Workspace(model, batch=4, backend=backend)
+    ws.params.encoder[0].W[:] /= size
+    report = nv.gradcheck(ws, size * rng.random((4, 6)), rng.random((4, 6)))
+    assert report.ok and report.findings == (), str(report)
+    assert max(check.richardson_error for check in report.tensors) < 1e-8
+
+
+WAVE = 2 * np.pi
+STEEP = {  # loss, gradient and where: it saturates, repeats or ends within the first steps
+    "tanh of a million": (lambda w: np.tanh(1e6 * w), lambda w: 1e6 * (1 - np.tanh(1e6 * w) ** 2), [1e-6, -5e-7]),
+    "tanh at a million": (lambda w: np.tanh(w - 1e6 - 0.3), lambda w: 1 - np.tanh(w - 1e6 - 0.3) ** 2, [1e6]),
+    "wave at 300": (lambda w: np.sin(WAVE * w), lambda w: WAVE * np.cos(WAVE * w), [300.3]),
+    "short wave": (lambda w: np.sin(512 * WAVE * w), lambda w: 512 * WAVE * np.cos(512 * WAVE * w), [0, 0.25, 0.5]),
+    "bump of 1e-4": (lambda w: 1e4 * w * np.exp(-((1e4 * w) ** 2)), lambda w: 1e4 + 0 * w, [0]),
+    "bump of 1e-5": (lambda w: 1e5 * w * np.exp(-((1e5 * w) ** 2)), lambda w: 1e5 + 0 * w, [0]),
+}
+
+
+@pytest.mark.parametrize("floats", [True, False])
+@pytest.mark.parametrize("name", STEEP)
+def test_what_the_first_steps_do_not_see(name, floats):
+    function, derivative, w = STEEP[name]
+    params = {"w": np.array(w, float), "v": np.ones(3)}
+
+    def loss(p):
+        total = function(p["w"]).sum() + (p["v"] ** 2).sum()
+        return float(total) if floats else total
+
+    for factor, verdict in ((1, "ok"), (0, "WRONG"), (1.001, "WRONG")):
+        report = nv.check_function(loss, lambda p, f=factor: {"w": f * derivative(p["w"]), "v": 2 * p["v"]}, params)
+        assert [c.verdict for c in report.tensors] == [verdict, "ok"], str(report)
+        assert report.ok == (factor == 1) and kinds(report) == ["not-complex-safe"] * floats
+
+
 # ── Large arrays ─────────────────────────────────────────────────────────────────────────────────────────────────────
 
 LARGE = {
