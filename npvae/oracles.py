@@ -37,10 +37,10 @@ STEP = 1e-30  # its square is lost beside anything, so Im phi(ih)/h is phi'(0) t
 EPS = float(np.finfo(float).eps)
 CENTRAL = EPS ** (1 / 3)  # h^2 from the series and eps/h from rounding are then equally large
 # Richardson's first step, so that the h^6 that is left is below 1e-12 even of a steep function. It has few bits, to be
-# added to a parameter without rounding; but it is an odd multiple of what it is halved to, for those of a wave's period.
+# added to a parameter without rounding; but it is no power of 2, as a period is more likely to be.
 REACH = 181 * 2.0**-15
 LEVELS = 16  # steps; the last, 2e-7, is where rounding (eps/h) would cost more than a kink is likely. There are more
-CLEAR = 1e-3  # where they lead somewhere: as long as rounding is below this part of the slope (a tanh of a million t)
+CLEAR = 1e-4  # where they lead somewhere: as long as rounding is below this part of the slope (a tanh of a million t)
 ROUNDING = 50  # times eps |loss| is what the rounding of a loss of thousands of terms may come to in a difference
 JITTER, POINTS = 2.0**-22, 9  # steps of a few float32 roundings: over eight of them nothing but noise bends a loss
 STEADY = 0.2  # the jump of a kink is the same at one step and the next; that of noise doubles
@@ -98,6 +98,7 @@ def richardson(
     slopes: list[float] = []  # central differences, one per step
     bends: list[float] = []  # right minus left slope: h phi'' and odd powers, or the jump of a kink
     jumps: list[float] = []
+    kink = False
     for step in count(1) if math.isfinite(here) else ():
         up, down = value(phi, h), value(phi, -h)
         if not math.isfinite(up - down):
@@ -123,15 +124,17 @@ def richardson(
             best = best._replace(error=max(best.error, abs(best.value - found) - ROUNDING * blur))
             if error < best.error:
                 best = Slope(found, error)
-            least = wanted + ROUNDING * blur
-            if step >= LEVELS and (is_steady(jumps[-RECENT:], least) or ROUNDING * blur > CLEAR * abs(c)):
-                break
+            stays = is_steady(jumps[-RECENT:], wanted + ROUNDING * blur)
+            if step >= LEVELS:
+                kink = kink or stays or (step == LEVELS and is_kink(jumps, wanted + ROUNDING * blur))
+                if stays or ROUNDING * blur > CLEAR * abs(c):
+                    break
         elif step >= LEVELS:
             break
         h /= 2
     if not jumps:
         return Slope(math.nan, math.nan)
-    if is_kink(jumps, least):
+    if kink:
         left, right = (here - down) / h, (up - here) / h
         return Slope(slopes[-1], abs(jumps[-1]), True, left, right)
     return best

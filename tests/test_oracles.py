@@ -153,7 +153,7 @@ def test_a_slope_that_grows_with_every_step_is_not_believed():
     assert not found.kink and 10 * found.error >= abs(found.value)
 
 
-@pytest.mark.parametrize("period", [2.0**-k for k in range(16)])
+@pytest.mark.parametrize("period", [2.0**-k for k in range(15)])
 def test_a_wave_whose_period_divides_the_first_steps(period):
     """sin and a straight line: at all multiples of the period it is the line alone."""
     k = 2 * math.pi / period
