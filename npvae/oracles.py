@@ -34,6 +34,7 @@ from npvae.errors import InputError
 Line = Callable[[Any], Any]  # phi
 
 STEP = 1e-30  # its square is lost beside anything, so Im phi(ih)/h is phi'(0) to the last bit
+HAIR, LASTING = 2.0**-40, 1e-3  # on so short a way rounding changes, and a slope by no more than this part of it
 EPS = float(np.finfo(float).eps)
 CENTRAL = EPS ** (1 / 3)  # h^2 from the series and eps/h from rounding are then equally large
 # Richardson's first step, so that the h^6 that is left is below 1e-12 even of a steep function. It has few bits, to be
@@ -66,6 +67,15 @@ class Slope(NamedTuple):
 def complex_step(phi: Line) -> float:
     """Im phi(ih)/h. `phi` must take and return complex numbers."""
     return float(phi(STEP * 1j).imag / STEP)
+
+
+def is_residue(phi: Line, slope: float, size: float) -> bool:
+    """Whether the complex step's slope is what rounding left of terms that cancel: a hair further on it is another.
+
+    size: the magnitude of what is moved. The step is another one too: what cancels is often a multiple of it.
+    """
+    again = phi(HAIR * size + STEP * 1.37j).imag / (STEP * 1.37)
+    return bool(abs(again - slope) > LASTING * abs(slope))
 
 
 def central_difference(phi: Line, size: float) -> float:

@@ -397,6 +397,66 @@ def test_a_loss_that_ignores_a_tensor():
     assert report.diagnosis.kind == "unfounded" and not report.ok
 
 
+def test_zeros_on_a_kink_are_no_array_that_the_loss_ignores():
+    """At |w| = 0 the central difference and Richardson's are 0 too."""
+    params = {"w": np.zeros(3), "v": np.ones(400)}
+    for root in (np.sqrt, lambda square: float(np.sqrt(square.sum()))):
+
+        def loss(p, root=root):
+            return np.sum(root(p["w"] ** 2)) + (p["v"] ** 2).sum()
+
+        report = nv.check_function(loss, lambda p: {"w": 0 * p["w"], "v": 2 * p["v"]}, params)
+        assert [c.verdict for c in report.tensors] == ["undecided", "ok"] and not report.ok
+        assert report.tensors[0].diagnosis.text == "the loss is bent wherever it was looked at"
+
+
+def test_a_gradient_of_zero_that_the_complex_step_contradicts_is_undecided():
+    """Beside 2e8 no difference shows 3e-7, and as rounding it may pass; 0 has none."""
+    params = {"a": 100 * PARAMS["w"], "b": PARAMS["b"]}
+
+    def loss(p):
+        return 1e6 * (p["a"] ** 2).sum() + 1e-7 * (p["b"] ** 3).sum()
+
+    for factor, verdict in ((1, "ok"), (0, "undecided")):
+        report = nv.check_function(loss, lambda p, f=factor: {"a": 2e6 * p["a"], "b": f * 3e-7 * p["b"] ** 2}, params)
+        assert [c.verdict for c in report.tensors] == ["ok", verdict] and report.ok == (verdict == "ok")
+
+
+@pytest.mark.parametrize("rows", [3, 5, 7, 11, 12, 33])
+def test_a_gradient_of_zero_where_all_cancels_is_right(rows):
+    """The complex step sees what rounding leaves of a mean that is subtracted."""
+    x = np.random.default_rng(rows).standard_normal((rows, 4))
+
+    def loss(p):
+        y = x @ p["w"] + p["b"]
+        return (np.tanh(y - y.mean(0)) ** 3).sum()
+
+    def gradients(p):
+        y = x @ p["w"] + p["b"]
+        t = np.tanh(y - y.mean(0))
+        d = 3 * t**2 * (1 - t**2)
+        return {"w": x.T @ (d - d.mean(0)), "b": np.zeros(3)}
+
+    report = nv.check_function(loss, gradients, PARAMS)
+    assert report.ok, str(report)
+
+
+@pytest.mark.parametrize("coarse", [np.float16, lambda loss: np.round(loss, 2), lambda loss: loss + 1e12])
+def test_a_coarse_loss_is_not_called_constant(coarse):
+    report = nv.check_function(lambda p: coarse(net(p)), net_gradients, NET)
+    assert {c.verdict for c in report.tensors} == {"undecided"} and "constant" not in kinds(report)
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_a_right_model_with_a_large_constant_passes(backend, monkeypatch):
+    """The complex step knows every slope, and no difference any: the loss is not called constant for it."""
+    forward = nv.Workspace.forward
+    monkeypatch.setattr(nv.Workspace, "forward", lambda *given: forward(*given) + 1e12)
+    report = nv.gradcheck(workspace(MODELS["elbo gaussian"], backend=backend), batch())
+    assert report.ok and report.max_error < 1e-12, str(report)
+    assert not any(check.central_error < 1e-3 for check in report.tensors)
+
+
 def test_a_loss_that_ignores_everything():
     report = nv.check_function(lambda p: 3.0, lambda p: {"w": 0 * p["w"], "b": 0 * p["b"]}, PARAMS)
     assert not report.ok and kinds(report)[-1] == "constant" == report.diagnosis.kind
