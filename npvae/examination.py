@@ -16,6 +16,7 @@ from npvae.probing import (
     AFFORDABLE,
     COMPLEX,
     DIRECTIONS,
+    KINKS,
     SAMPLES,
     SINGLE,
     Judged,
@@ -45,8 +46,6 @@ from npvae.reports import (
 )
 
 Progress = Callable[[int, int], None]
-
-KINKS = 0.01  # the share of all probes that may be left out
 
 
 class Examined(NamedTuple):

@@ -54,7 +54,7 @@ class Slope(NamedTuple):
     """phi'(0) by Richardson's extrapolation.
 
     error: its own estimate of how far off it may be. kink: whether the loss is bent at 0 (or too near to step short
-    of it); the slopes to the left and to the right are then the ones that are known.
+    of it); the slopes to the left and to the right are then the ones that are known, and `error` is theirs.
     """
 
     value: float
@@ -108,7 +108,7 @@ def richardson(
     slopes: list[float] = []  # central differences, one per step
     bends: list[float] = []  # right minus left slope: h phi'' and odd powers, or the jump of a kink
     jumps: list[float] = []
-    kink = False
+    kink, sides = False, (math.nan, math.nan)  # the slopes to the left and to the right
     for step in count(1) if math.isfinite(here) else ():
         up, down = value(phi, h), value(phi, -h)
         if not math.isfinite(up - down):
@@ -116,6 +116,7 @@ def richardson(
                 break
             slopes, bends, jumps, best, h = [], [], [], Slope(math.nan, math.inf), h / 2
             continue
+        last, sides = sides, ((here - down) / h, (up - here) / h)
         slopes.append((up - down) / (2 * h))
         bends.append((up - here + (down - here)) / h)
         if len(slopes) >= 3:
@@ -144,9 +145,8 @@ def richardson(
         h /= 2
     if not jumps:
         return Slope(math.nan, math.nan)
-    if kink:
-        left, right = (here - down) / h, (up - here) / h
-        return Slope(slopes[-1], abs(jumps[-1]), True, left, right)
+    if kink:  # what is bent besides is so by half from one step to the next
+        return Slope(slopes[-1], max(abs(a - b) for a, b in zip(last, sides, strict=True)) + blur, True, *sides)
     return best
 
 

@@ -29,6 +29,7 @@ SINGLE = 1e-5  # a gradient that is handed over as float32 has no more digits
 RICHARDSON = 1e-9  # and ten times its own estimate besides, of which no more is accepted than
 RESOLVED = 1e-5  # or the gradient is undecided
 DOUBT = 10.0
+KINKS = 0.01  # the share of all probes that may be left out
 # An array whose true gradient is 0 by cancellation (a bias before something that subtracts the mean) has a gradient
 # made of rounding, which is as large as eps times what cancelled. That was no larger than the gradients elsewhere, but
 # for a few sums: so much, relative to the largest expected entry of all arrays, is taken for 0.
@@ -188,8 +189,9 @@ def judge(probes: Probes, trusted: bool, overall: float, tolerance: float = 0.0)
 
     Richardson's extrapolation convicts. Where it does not, a gradient is acquitted by the complex step, or by
     Richardson's if that is precise enough; else it is undecided. At a kink, which the complex step does not cross, a
-    gradient that the complex step does not acquit is left out if it lies between the slopes to both sides, with the
-    distance between them to spare: no choice of a subgradient explains more.
+    gradient that the complex step does not acquit is left out if it lies between the slopes to both sides. Where kinks
+    are many, several may meet in one probe, and whoever takes a side at each leaves that range: there the distance
+    between the slopes is allowed for besides.
     """
     a, exact, value, doubt = probes.analytic, probes.exact, probes.value, probes.doubt
     kinks, believed = ~probes.smooth, oracle(probes, trusted)
@@ -204,7 +206,9 @@ def judge(probes: Probes, trusted: bool, overall: float, tolerance: float = 0.0)
     resolved = doubt <= DOUBT * max(RESOLVED * scale, small)
     ends = np.array([(slope.left, slope.right) for slope in probes.slopes]).reshape(-1, 2)
     low, high = ends.min(axis=1, initial=math.inf), ends.max(axis=1, initial=-math.inf)
-    excused = (a >= low - (high - low)) & (a <= high + (high - low))
+    many = np.count_nonzero(kinks) > max(KINKS * kinks.size, 1)
+    spare = max(RICHARDSON, tolerance) * scale + floor + doubt + (high - low if many else 0.0)
+    excused = (a >= low - spare) & (a <= high + spare)
 
     unknown = ~np.isfinite(value) & np.isfinite(a)
     wrong = np.where(kinks, ~acquitted & ~excused, convicted & ~unknown) | ~np.isfinite(a)

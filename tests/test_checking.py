@@ -362,6 +362,19 @@ def test_kinks_are_left_out_and_counted(floats):
     assert "[7]" in wrong.diagnosis.text
 
 
+@pytest.mark.parametrize("count", [20, 300])
+@pytest.mark.parametrize("value, verdict", [(-1, "ok"), (0.5, "ok"), (1, "ok"), (1.001, "WRONG"), (-2.9, "WRONG")])
+def test_at_a_kink_a_gradient_lies_between_the_slopes(value, verdict, count):
+    w = np.where(np.arange(count) == 7, 0.0, np.random.default_rng(0).standard_normal(count))
+    report = nv.check_function(
+        lambda p: np.abs(p["w"]).sum() + (p["w"] ** 2).sum(),
+        lambda p: {"w": np.where(p["w"] == 0, value, np.sign(p["w"]) + 2 * p["w"])},
+        {"w": w},
+    )
+    assert report.tensors[0].verdict == verdict
+    assert verdict == "ok" or (report.tensors[0].worst == (7,) and report.diagnosis.kind == "kink")
+
+
 def test_kinks_along_directions_are_counted_too():
     """Every entry lies on a kink, and so does every direction; what the complex step sees is right all the same."""
     zeros = {"b": np.zeros(3000)}
