@@ -13,7 +13,7 @@ import numpy as np
 
 from npvae.errors import InputError
 from npvae.flat import Array
-from npvae.oracles import EPS, JITTER, POINTS, ROUNDING, noise_level, value
+from npvae.oracles import EPS, JITTER, POINTS, ROUNDING, Line, noise_level, value
 from npvae.probing import RICHARDSON, Function, largest
 from npvae.reports import Diagnosis, Finding
 
@@ -86,12 +86,7 @@ def roughness(real: Function, here: float, shortest: float = JITTER) -> tuple[fl
     """
     rng, found = np.random.default_rng(0), []
     for _ in range(3):
-        step = somewhere(real.params, rng)
-
-        def phi(t: float, step: Values = step) -> float:
-            with moved(real.params, step, t):
-                return as_number(real.loss())
-
+        phi = way(real, rng)
         length, values = shortest / 8, [0.0]
         while max(values) == min(values) and length < ELSEWHERE:
             length *= 8
@@ -100,6 +95,26 @@ def roughness(real: Function, here: float, shortest: float = JITTER) -> tuple[fl
         slope = (max(values) - min(values)) / ((POINTS - 1) * length)
         found.append((max(noise_level(values), noise_level(others)), abs(here) + slope))
     return sorted(found)[1]
+
+
+def way(real: Function, rng: np.random.Generator) -> Line:
+    """phi(t) = loss where all parameters are t times a random step further on."""
+    step = somewhere(real.params, rng)
+
+    def phi(t: float) -> float:
+        with moved(real.params, step, t):
+            return as_number(real.loss())
+
+    return phi
+
+
+def is_constant(real: Function) -> bool:
+    """Whether the loss is the same wherever the parameters are, and not only as far as a step of the oracles leads.
+
+    A coarse loss (float16, two decimals) and a large one stand still over those, though they depend on all.
+    """
+    phi = way(real, np.random.default_rng(0))
+    return value(phi, 0.0) == value(phi, 1.0) == value(phi, -1.0)
 
 
 def somewhere(params: Values, rng: np.random.Generator) -> dict[str, Array]:

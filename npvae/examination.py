@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from npvae.calls import Problem, fit, is_steady, look_at_complex_loss, look_at_gradients, look_at_loss
+from npvae.calls import Problem, fit, is_constant, is_steady, look_at_complex_loss, look_at_gradients, look_at_loss
 from npvae.diagnosis import Evidence, place
 from npvae.errors import check_whole
 from npvae.flat import Array
@@ -16,6 +16,7 @@ from npvae.probing import (
     AFFORDABLE,
     COMPLEX,
     DIRECTIONS,
+    KINKS,
     SAMPLES,
     SINGLE,
     Judged,
@@ -45,8 +46,6 @@ from npvae.reports import (
 )
 
 Progress = Callable[[int, int], None]
-
-KINKS = 0.01  # the share of all probes that may be left out
 
 
 class Examined(NamedTuple):
@@ -133,7 +132,7 @@ def conclude(problem: Problem, examined: list[Examined], history: Mapping[str, A
     if crossed > 0:
         text = f"{100 * crossed:.3g} % of what was checked lies on a kink of the loss (ReLU, a clamp)"
         problem.find("kinks-crossed", f"{text}: there the complex step judges alone", fatal=False)
-    if all(not values.any() for one in examined for values in (p.central for p in one.probes)):
+    if not any(p.central.any() for one in examined for p in one.probes) and is_constant(problem.real):
         problem.find("constant", "the loss depends on no parameter: does it read those that it is given?")
 
     checks, clues = [], {}
@@ -254,8 +253,10 @@ def places(indices: Sequence[int] | Array, shape: tuple[int, ...]) -> str:
 
 
 def is_idle(one: Examined) -> bool:
-    """Whether neither the loss nor the gradient knows of the array."""
-    return not one.gradient.any() and all(not p.central.any() and not p.value.any() for p in one.probes)
+    """Whether neither the gradient nor any oracle knows of the array: at |x| the central difference is 0 as well."""
+    if one.gradient.any() or not all(p.smooth.all() for p in one.probes):
+        return False
+    return not any(slopes.any() for p in one.probes for slopes in (p.central, p.value, p.exact) if slopes is not None)
 
 
 def unexamined(problem: Problem) -> Report:

@@ -13,7 +13,9 @@ parameter array or a direction through all of it.
   differences at h, h/2 and h/4, whose errors are a series in h^2, and removes its first two terms. It knows how far
   off it is, needs nothing but the loss as it stands, and is what convicts.
 
-The last two are no better than the loss is: `noise` says how far it is off what it would be without rounding.
+The last two are no better than the loss is: `noise` says how far it is off what it would be without rounding. And
+three steps may be blind to what happens inside them: a wave whose period divides them all, a bump or a tanh narrower
+than they are. So no slope is believed further than shorter steps agree with it, the central difference's first.
 
 Where ReLU or a clamp bends the loss, no difference across the bend is a derivative. Such a kink is a property of the
 loss alone, and is found as one: the step is halved until the differences behave as a smooth function's do; if they
@@ -22,6 +24,7 @@ never do, and the slopes to the right and to the left keep a distance that does 
 
 import math
 from collections.abc import Callable, Sequence
+from itertools import count
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -31,20 +34,27 @@ from npvae.errors import InputError
 Line = Callable[[Any], Any]  # phi
 
 STEP = 1e-30  # its square is lost beside anything, so Im phi(ih)/h is phi'(0) to the last bit
+HAIR, LASTING = 2.0**-40, 1e-3  # on so short a way rounding changes, and a slope by no more than this part of it
 EPS = float(np.finfo(float).eps)
 CENTRAL = EPS ** (1 / 3)  # h^2 from the series and eps/h from rounding are then equally large
-REACH = 2.0**-7  # of Richardson's first step, so that the h^6 that is left is below 1e-12 even of a steep function
-LEVELS = 16  # halvings at most: the last step, 2e-7, is where rounding (eps/h) would cost more than a kink is likely
+# Richardson's first step, so that the h^6 that is left is below 1e-12 even of a steep function. It has few bits, to be
+# added to a parameter without rounding; but it is no power of 2, as a period is more likely to be.
+REACH = 181 * 2.0**-15
+LEVELS = 16  # steps; the last, 2e-7, is where rounding (eps/h) would cost more than a kink is likely. There are more
+CLEAR = 1e-4  # where they lead somewhere: as long as rounding is below this part of the slope (a tanh of a million t)
 ROUNDING = 50  # times eps |loss| is what the rounding of a loss of thousands of terms may come to in a difference
 JITTER, POINTS = 2.0**-22, 9  # steps of a few float32 roundings: over eight of them nothing but noise bends a loss
 STEADY = 0.2  # the jump of a kink is the same at one step and the next; that of noise doubles
+RECENT = (
+    6  # steps that a kink is looked for in. One in all of them is there to stay, another may yet be stepped short of
+)
 
 
 class Slope(NamedTuple):
     """phi'(0) by Richardson's extrapolation.
 
     error: its own estimate of how far off it may be. kink: whether the loss is bent at 0 (or too near to step short
-    of it); the slopes to the left and to the right are then the ones that are known.
+    of it); the slopes to the left and to the right are then the ones that are known, and `error` is theirs.
     """
 
     value: float
@@ -59,18 +69,30 @@ def complex_step(phi: Line) -> float:
     return float(phi(STEP * 1j).imag / STEP)
 
 
+def is_residue(phi: Line, slope: float, size: float) -> bool:
+    """Whether the complex step's slope is what rounding left of terms that cancel: a hair further on it is another.
+
+    size: the magnitude of what is moved. The step is another one too: what cancels is often a multiple of it.
+    """
+    again = phi(HAIR * size + STEP * 1.37j).imag / (STEP * 1.37)
+    return bool(abs(again - slope) > LASTING * abs(slope))
+
+
 def central_difference(phi: Line, size: float) -> float:
     """(phi(h) - phi(-h))/2h with h = cbrt(eps) size; `size` is the magnitude of what is moved."""
     h = CENTRAL * size
     return float((value(phi, h) - value(phi, -h)) / (2 * h))
 
 
-def richardson(phi: Line, here: float, size: float, wanted: float, noise: float = 0.0) -> Slope:
+def richardson(
+    phi: Line, here: float, size: float, wanted: float, noise: float = 0.0, central: float | None = None
+) -> Slope:
     """Extrapolate from the first three steps, each half of the one before, that agree to `wanted` and rounding.
 
-    here: phi(0). size: the magnitude of what is moved. noise: of phi, beyond the rounding of float64. Where no three
-    agree, the best three are taken with the error that they show, unless the slopes to the left and right say that
-    phi has a kink. A step to where phi is not finite says nothing: shorter ones are taken.
+    here: phi(0). size: the magnitude of what is moved. noise: of phi, beyond the rounding of float64. central: the
+    central difference, if it is known. The three must agree with it as well, as long as it is the shorter step. Where
+    no three agree, the best three are taken with the error that they and shorter steps show, unless the slopes to the
+    left and right say that phi has a kink. A step to where phi is not finite says nothing: shorter ones are taken.
 
     >>> slope = richardson(math.exp, 1.0, 1.0, 1e-10)
     >>> abs(slope.value - 1) < 1e-12, slope.kink
@@ -79,36 +101,52 @@ def richardson(phi: Line, here: float, size: float, wanted: float, noise: float 
     >>> bent.kink, bent.left, bent.right
     (True, -1.0, 1.0)
     """
+    near = central_difference(phi, size) if central is None else central
+    short = CENTRAL * size
     size = math.ldexp(1.0, math.ceil(math.log2(size)))  # x + h is then exact more often
     h, best = REACH * size, Slope(math.nan, math.inf)
     slopes: list[float] = []  # central differences, one per step
     bends: list[float] = []  # right minus left slope: h phi'' and odd powers, or the jump of a kink
     jumps: list[float] = []
-    for _ in range(LEVELS if math.isfinite(here) else 0):
+    kink, sides = False, (math.nan, math.nan)  # the slopes to the left and to the right
+    for step in count(1) if math.isfinite(here) else ():
         up, down = value(phi, h), value(phi, -h)
         if not math.isfinite(up - down):
+            if step >= LEVELS:
+                break
             slopes, bends, jumps, best, h = [], [], [], Slope(math.nan, math.inf), h / 2
             continue
+        last, sides = sides, ((here - down) / h, (up - here) / h)
         slopes.append((up - down) / (2 * h))
         bends.append((up - here + (down - here)) / h)
         if len(slopes) >= 3:
             (a, b, c), (p, q, r) = slopes[-3:], bends[-3:]
             ab, bc = (4 * b - a) / 3, (4 * c - b) / 3  # h^2 removed
+            found = (16 * bc - ab) / 15
             jumps.append((8 * (2 * r - q) - (2 * q - p)) / 7)  # h and h^3 removed: 0 for a smooth phi
             blur = (EPS * (max(abs(up), abs(down)) + size * abs(c)) + noise) / h
             # The difference of the last two is the error before the last step: too large for a smooth phi, right
             # where rounding rules. A kink shows in either.
             error = max(abs(bc - ab), abs(jumps[-1])) + blur
-            if error < best.error:
-                best = Slope((16 * bc - ab) / 15, error)
+            if 4 * h > short and math.isfinite(near):  # all that is between them but h^2 and the rounding of `near`
+                error = max(error, abs(found - near) - abs(b - c) * (short / h) ** 2 - ROUNDING * blur * h / short)
             if error <= wanted + ROUNDING * blur:
-                return Slope((16 * bc - ab) / 15, error)
+                return Slope(found, error)
+            best = best._replace(error=max(best.error, abs(best.value - found) - ROUNDING * blur))
+            if error < best.error:
+                best = Slope(found, error)
+            stays = is_steady(jumps[-RECENT:], wanted + ROUNDING * blur)
+            if step >= LEVELS:
+                kink = kink or stays or (step == LEVELS and is_kink(jumps, wanted + ROUNDING * blur))
+                if stays or ROUNDING * blur > CLEAR * abs(c):
+                    break
+        elif step >= LEVELS:
+            break
         h /= 2
     if not jumps:
         return Slope(math.nan, math.nan)
-    left, right = (here - down) / (2 * h), (up - here) / (2 * h)
-    if is_kink(jumps, wanted + ROUNDING * blur):
-        return Slope(slopes[-1], abs(jumps[-1]), True, left, right)
+    if kink:  # what is bent besides is so by half from one step to the next
+        return Slope(slopes[-1], max(abs(a - b) for a, b in zip(last, sides, strict=True)) + blur, True, *sides)
     return best
 
 
@@ -118,9 +156,13 @@ def is_kink(jumps: list[float], above: float) -> bool:
     The last few steps are looked at, not the last three alone: a bend between two of the last steps is one to the
     steps before. A smooth function has no such steps, or it would have been extrapolated from them.
     """
-    recent = jumps[-6:]
-    runs = [recent[i : i + 3] for i in range(len(recent) - 2)]
-    return any(min(map(abs, run)) > above and max(run) - min(run) <= STEADY * max(map(abs, run)) for run in runs)
+    recent = jumps[-RECENT:]
+    return any(is_steady(recent[i : i + 3], above) for i in range(len(recent) - 2))
+
+
+def is_steady(jumps: list[float], above: float) -> bool:
+    """Whether right minus left slope is the same at all these steps, and not small."""
+    return min(map(abs, jumps)) > above and max(jumps) - min(jumps) <= STEADY * max(map(abs, jumps))
 
 
 def noise_level(values: Sequence[float]) -> float:

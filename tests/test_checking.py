@@ -362,6 +362,19 @@ def test_kinks_are_left_out_and_counted(floats):
     assert "[7]" in wrong.diagnosis.text
 
 
+@pytest.mark.parametrize("count", [20, 300])
+@pytest.mark.parametrize("value, verdict", [(-1, "ok"), (0.5, "ok"), (1, "ok"), (1.001, "WRONG"), (-2.9, "WRONG")])
+def test_at_a_kink_a_gradient_lies_between_the_slopes(value, verdict, count):
+    w = np.where(np.arange(count) == 7, 0.0, np.random.default_rng(0).standard_normal(count))
+    report = nv.check_function(
+        lambda p: np.abs(p["w"]).sum() + (p["w"] ** 2).sum(),
+        lambda p: {"w": np.where(p["w"] == 0, value, np.sign(p["w"]) + 2 * p["w"])},
+        {"w": w},
+    )
+    assert report.tensors[0].verdict == verdict
+    assert verdict == "ok" or (report.tensors[0].worst == (7,) and report.diagnosis.kind == "kink")
+
+
 def test_kinks_along_directions_are_counted_too():
     """Every entry lies on a kink, and so does every direction; what the complex step sees is right all the same."""
     zeros = {"b": np.zeros(3000)}
@@ -395,6 +408,66 @@ def test_a_loss_that_ignores_a_tensor():
         assert report.tensors[1].diagnosis == nv.Diagnosis("no-effect", "the loss does not depend on it")
     report = nv.check_function(loss, lambda p: {"w": 2 * p["w"], "b": 1e-3 * p["b"]}, PARAMS)
     assert report.diagnosis.kind == "unfounded" and not report.ok
+
+
+def test_zeros_on_a_kink_are_no_array_that_the_loss_ignores():
+    """At |w| = 0 the central difference and Richardson's are 0 too."""
+    params = {"w": np.zeros(3), "v": np.ones(400)}
+    for root in (np.sqrt, lambda square: float(np.sqrt(square.sum()))):
+
+        def loss(p, root=root):
+            return np.sum(root(p["w"] ** 2)) + (p["v"] ** 2).sum()
+
+        report = nv.check_function(loss, lambda p: {"w": 0 * p["w"], "v": 2 * p["v"]}, params)
+        assert [c.verdict for c in report.tensors] == ["undecided", "ok"] and not report.ok
+        assert report.tensors[0].diagnosis.text == "the loss is bent wherever it was looked at"
+
+
+def test_a_gradient_of_zero_that_the_complex_step_contradicts_is_undecided():
+    """Beside 2e8 no difference shows 3e-7, and as rounding it may pass; 0 has none."""
+    params = {"a": 100 * PARAMS["w"], "b": PARAMS["b"]}
+
+    def loss(p):
+        return 1e6 * (p["a"] ** 2).sum() + 1e-7 * (p["b"] ** 3).sum()
+
+    for factor, verdict in ((1, "ok"), (0, "undecided")):
+        report = nv.check_function(loss, lambda p, f=factor: {"a": 2e6 * p["a"], "b": f * 3e-7 * p["b"] ** 2}, params)
+        assert [c.verdict for c in report.tensors] == ["ok", verdict] and report.ok == (verdict == "ok")
+
+
+@pytest.mark.parametrize("rows", [3, 5, 7, 11, 12, 33])
+def test_a_gradient_of_zero_where_all_cancels_is_right(rows):
+    """The complex step sees what rounding leaves of a mean that is subtracted."""
+    x = np.random.default_rng(rows).standard_normal((rows, 4))
+
+    def loss(p):
+        y = x @ p["w"] + p["b"]
+        return (np.tanh(y - y.mean(0)) ** 3).sum()
+
+    def gradients(p):
+        y = x @ p["w"] + p["b"]
+        t = np.tanh(y - y.mean(0))
+        d = 3 * t**2 * (1 - t**2)
+        return {"w": x.T @ (d - d.mean(0)), "b": np.zeros(3)}
+
+    report = nv.check_function(loss, gradients, PARAMS)
+    assert report.ok, str(report)
+
+
+@pytest.mark.parametrize("coarse", [np.float16, lambda loss: np.round(loss, 2), lambda loss: loss + 1e12])
+def test_a_coarse_loss_is_not_called_constant(coarse):
+    report = nv.check_function(lambda p: coarse(net(p)), net_gradients, NET)
+    assert {c.verdict for c in report.tensors} == {"undecided"} and "constant" not in kinds(report)
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_a_right_model_with_a_large_constant_passes(backend, monkeypatch):
+    """The complex step knows every slope, and no difference any: the loss is not called constant for it."""
+    forward = nv.Workspace.forward
+    monkeypatch.setattr(nv.Workspace, "forward", lambda *given: forward(*given) + 1e12)
+    report = nv.gradcheck(workspace(MODELS["elbo gaussian"], backend=backend), batch())
+    assert report.ok and report.max_error < 1e-12, str(report)
+    assert not any(check.central_error < 1e-3 for check in report.tensors)
 
 
 def test_a_loss_that_ignores_everything():
@@ -717,6 +790,49 @@ def test_parameters_are_copied_into_double_precision(dtype):
     given = {k: v.astype(dtype) for k, v in PARAMS.items()}
     assert nv.check_function(loss, cubes_gradients, given).ok
     assert seen == {"float64", "complex128"}
+
+
+# ── Functions with more to them than the first steps see ──────────────────────────────────────────────────────────────
+
+
+@pytest.mark.parametrize("size", [1e5, 1e6])
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_a_model_of_inputs_that_are_not_normalised_passes(backend, size):
+    """A step of 1e-2 in a weight of 1e-6 saturates every tanh."""
+    rng = np.random.default_rng(0)
+    model = nv.VAE(data=6, hidden=(5,), latent=2, activation="tanh", likelihood="gaussian")
+    ws = nv.Workspace(model, batch=4, backend=backend)
+    ws.params.encoder[0].W[:] /= size
+    report = nv.gradcheck(ws, size * rng.random((4, 6)), rng.random((4, 6)))
+    assert report.ok and report.findings == (), str(report)
+    assert max(check.richardson_error for check in report.tensors) < 1e-8
+
+
+WAVE = 2 * np.pi
+STEEP = {  # loss, gradient and where: it saturates, repeats or ends within the first steps
+    "tanh of a million": (lambda w: np.tanh(1e6 * w), lambda w: 1e6 * (1 - np.tanh(1e6 * w) ** 2), [1e-6, -5e-7]),
+    "tanh at a million": (lambda w: np.tanh(w - 1e6 - 0.3), lambda w: 1 - np.tanh(w - 1e6 - 0.3) ** 2, [1e6]),
+    "wave at 300": (lambda w: np.sin(WAVE * w), lambda w: WAVE * np.cos(WAVE * w), [300.3]),
+    "short wave": (lambda w: np.sin(512 * WAVE * w), lambda w: 512 * WAVE * np.cos(512 * WAVE * w), [0, 0.25, 0.5]),
+    "bump of 1e-4": (lambda w: 1e4 * w * np.exp(-((1e4 * w) ** 2)), lambda w: 1e4 + 0 * w, [0]),
+    "bump of 1e-5": (lambda w: 1e5 * w * np.exp(-((1e5 * w) ** 2)), lambda w: 1e5 + 0 * w, [0]),
+}
+
+
+@pytest.mark.parametrize("floats", [True, False])
+@pytest.mark.parametrize("name", STEEP)
+def test_what_the_first_steps_do_not_see(name, floats):
+    function, derivative, w = STEEP[name]
+    params = {"w": np.array(w, float), "v": np.ones(3)}
+
+    def loss(p):
+        total = function(p["w"]).sum() + (p["v"] ** 2).sum()
+        return float(total) if floats else total
+
+    for factor, verdict in ((1, "ok"), (0, "WRONG"), (1.001, "WRONG")):
+        report = nv.check_function(loss, lambda p, f=factor: {"w": f * derivative(p["w"]), "v": 2 * p["v"]}, params)
+        assert [c.verdict for c in report.tensors] == [verdict, "ok"], str(report)
+        assert report.ok == (factor == 1) and kinds(report) == ["not-complex-safe"] * floats
 
 
 # ── Large arrays ─────────────────────────────────────────────────────────────────────────────────────────────────────

@@ -137,6 +137,54 @@ def test_a_step_to_where_nothing_is_defined_is_followed_by_shorter_ones():
     assert math.isnan(richardson(lambda t: 1.0, math.nan, 1.0, 1e-9).value)
 
 
+@pytest.mark.parametrize("scale", [1e3, 1e5, 1e6, 1e8])
+def test_a_function_that_saturates_within_the_first_steps(scale):
+    """Beyond saturation the slopes grow like 1/h, and so do their errors: the first is not the best."""
+    slope = scale * (1 - math.tanh(0.3) ** 2)
+    found = richardson(lambda t: math.tanh(scale * t + 0.3), math.tanh(0.3), 1.0, 1e-10 * slope)
+    assert not found.kink
+    assert abs(found.value - slope) <= 10 * found.error
+    assert found.error <= (2e-8 + 1e-13 * scale) * slope  # eps/h, and 50 times that, with h a tenth of 1/scale
+
+
+def test_a_slope_that_grows_with_every_step_is_not_believed():
+    """A jump: no step is the right one, and the error is as large as the slope."""
+    found = richardson(lambda t: math.copysign(1.0, t), 0.0, 1.0, 1e-9)
+    assert not found.kink and 10 * found.error >= abs(found.value)
+
+
+@pytest.mark.parametrize("period", [2.0**-k for k in range(15)])
+def test_a_wave_whose_period_divides_the_first_steps(period):
+    """sin and a straight line: at all multiples of the period it is the line alone."""
+    k = 2 * math.pi / period
+    found = richardson(lambda t: math.sin(k * t) + t, 0.0, 512.0, 1e-10 * k)
+    assert not found.kink
+    assert abs(found.value - (k + 1)) <= 1e-9 * k
+
+
+@pytest.mark.parametrize("width", [1e-3, 1e-4, 1e-5])
+def test_a_bump_narrower_than_the_first_steps(width):
+    found = richardson(lambda t: t / width * math.exp(-((t / width) ** 2)), 0.0, 1.0, 1e-10 / width)
+    assert not found.kink
+    assert abs(found.value * width - 1) <= 1e-9
+
+
+def test_the_central_difference_may_be_handed_over():
+    calls = []
+
+    def phi(t):
+        calls.append(t)
+        return math.exp(t)
+
+    near = central_difference(phi, 1.0)
+    calls.clear()
+    found = richardson(phi, 1.0, 1.0, 1e-10, central=near)
+    assert found == richardson(math.exp, 1.0, 1.0, 1e-10) and min(map(abs, calls)) > 1e-4
+    # One that contradicts all steps is never agreed with: what is left between them is the error.
+    assert richardson(math.exp, 1.0, 1.0, 1e-10, central=5.0).error < 1e-6  # shorter steps than its own decide
+    assert richardson(lambda t: t, 0.0, 1.0, 1e-10, central=math.nan).value == 1
+
+
 def test_what_cannot_be_computed_is_not_a_number():
     def phi(t):
         if t > 2:
