@@ -150,6 +150,10 @@ def lesson(quick: bool) -> Findings:
     name = f"I(X;Z) − rate − {CHANCE} standard errors, largest of all"
     numbers += [
         Number(name, above_rate(all_seen), at_most=0, unit="nats"),
+        # of every single code at most log n, as the mixture that it is compared with holds its own encoder at 1/n
+        Number(
+            "I(X;Z), largest of all", max(one.information for one in all_seen), at_most=math.log(CODES), unit="nats"
+        ),
         Number("deep: −ELBO of test images", deep.loss, unit="nats"),
         Number("deep, warm-up: −ELBO of test images", cured[2].loss, at_most=deep.loss - 5, unit="nats"),
     ]
