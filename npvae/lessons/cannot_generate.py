@@ -34,8 +34,8 @@ $$
 A permutation test says whether it could be 0: the share of random relabellings of the two samples that give as much.
 With so many images it tells everything apart, the VAE's samples and even training digits, which are by other writers;
 it says that codes of an autoencoder give no digits, not how far from them. That one autoencoder is farther than the VAE
-is said by the difference of their MMD², which must exceed four of its standard errors. All images are compared in black and white, each pixel white with its grey as probability, which is
-what the VAE's likelihood describes.
+is said by the difference of their MMD², which must exceed four of its standard errors. All images are compared in black
+and white, each pixel white with its grey as probability, which is what the VAE's likelihood describes.
 
 The comparison is not with the worst codes alone. Codes drawn with the mean and spread that each latent of the
 autoencoder was *seen* to have fare much better; with their covariance too, better still, and that is no longer a plain
