@@ -107,7 +107,7 @@ reads and writes, FLOPs, parameters, the norm of every array and of the loss's d
   npvae explain                               the default VAE, as it is initialised, on 64 digits
   npvae explain runs/1                        a trained one, on its own test images
   npvae explain --hidden 200,200 --bound iwae --samples 5
-  npvae explain --out pass.png                the picture: boxes for arrays, arrows for ops, their width by FLOPs
+  npvae explain --out pass.png                the picture: arrays as boxes, ops as arrows as wide as the root of FLOPs
   npvae explain --out pass.html               the table as a page"""
 INFO = """\
 Show what npvae runs on.

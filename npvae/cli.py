@@ -29,7 +29,7 @@ from npvae.commands import (
     train_command,
     write_json,
 )
-from npvae.errors import DivergenceError, InputError
+from npvae.errors import DivergenceError, InputError, check_choice
 from npvae.explaining import explain
 from npvae.lessons.page import write_page
 from npvae.models import OPTIONS
@@ -176,10 +176,16 @@ def check_npvae(as_json: bool) -> bool:
 
 def lesson_command(options: argparse.Namespace) -> bool:
     """npvae lesson; whether a claim does not hold."""
+    if options.name is None and options.json:
+        listed = [(name, *lessons.describe(name)[:2]) for name in lessons.NAMES]
+        write_json({"lessons": [{"lesson": name, "title": title, "claim": claim} for name, title, claim in listed]})
+        return False
     if options.name is None:
         width = max(map(len, lessons.NAMES))
         print("\n".join(f"{name:<{width}}  {lessons.describe(name)[0]}" for name in lessons.NAMES))
         return False
+    check_choice("lesson", options.name, (*lessons.NAMES, "all"))
+    make_folder(Path(options.out))  # before minutes are spent
     if options.name == "all":
         return all_lessons(options)
     outcome = lessons.run(options.name, options.quick, options.out)
@@ -188,6 +194,14 @@ def lesson_command(options: argparse.Namespace) -> bool:
     else:
         print(f"{outcome}\n{options.out}: {options.name}.png, {options.name}.json")
     return not outcome.holds
+
+
+def make_folder(path: Path) -> None:
+    """Make the folder of --out; InputError if it cannot be one."""
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(f"--out must be a folder, or a place where one can be made, got {path}: {error}") from error
 
 
 def all_lessons(options: argparse.Namespace) -> bool:

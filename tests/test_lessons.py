@@ -117,6 +117,7 @@ def test_what_breaks_off_does_not_hold(capsys, tmp_path, monkeypatch):
     assert "Nothing was measured. LinAlgError: SVD did not converge" in said and "DOES NOT HOLD" in said
     record = json.loads((tmp_path / "pca.json").read_text("utf-8"))
     assert record["holds"] is False and record["numbers"] == [] and "LinAlgError" in record["alt"]
+    assert f"(test_lessons.py:{stopped.__code__.co_firstlineno + 1})" in record["alt"]
     assert matplotlib.image.imread(tmp_path / "pca.png").min() < 0.5
 
 
@@ -188,6 +189,21 @@ def test_json_on_the_command_line(capsys, tmp_path, pretend, name):
 
 def test_an_unknown_lesson_is_refused(capsys):
     assert cli.main(["lesson", "pac"]) == 2
-    assert "unknown lesson 'pac'" in capsys.readouterr().err
+    said = capsys.readouterr().err
+    assert "unknown lesson 'pac'" in said and "all" in said
     with pytest.raises(InputError, match="Did you mean 'elbo'"):
         lessons.run("elbow")
+
+
+def test_what_is_no_folder_is_refused_before_a_lesson_runs(capsys, tmp_path, monkeypatch):
+    monkeypatch.setattr(lessons, "run", None)
+    (tmp_path / "file").write_text("")
+    assert cli.main(["lesson", "pca", "--out", str(tmp_path / "file")]) == 2
+    assert "--out must be a folder" in capsys.readouterr().err
+
+
+def test_the_list_as_json(capsys):
+    assert cli.main(["lesson", "--json"]) == 0
+    listed = json.loads(capsys.readouterr().out)["lessons"]
+    assert [one["lesson"] for one in listed] == list(lessons.NAMES)
+    assert all(one["title"] and one["claim"] for one in listed)

@@ -1,7 +1,9 @@
 """The lesson on collapse with the library broken on purpose: its claim does not hold then."""
 
-from npvae import cli
-from npvae.ops import default_backend, load_backend
+from test_lessons import failing
+
+from npvae import cli, lessons
+from npvae.ops import default_backend, load_backend, reference
 
 
 def test_a_rate_that_pulls_on_the_variances_half_as_much(monkeypatch, capsys, tmp_path):
@@ -19,3 +21,13 @@ def test_a_rate_that_pulls_on_the_variances_half_as_much(monkeypatch, capsys, tm
     assert cli.main(["lesson", "collapse", "--quick", "--out", str(tmp_path)]) == 1
     lines = [line for line in capsys.readouterr().out.splitlines() if line.endswith("FAILS")]
     assert any(line.startswith("linear: rate of a latent, furthest from") for line in lines)
+
+
+def test_a_rate_in_place_of_the_information(monkeypatch):
+    """E_x KL(q(z|x) || p(z)) has no bound; the information of n images is at most log n."""
+
+    def rate(stats, eps):
+        return float(reference.gaussian_kl_forward(stats).sum(axis=(1, 2)).mean())
+
+    monkeypatch.setattr(lessons.module("collapse"), "mutual_information", rate)
+    assert "I(X;Z), largest of all" in failing("collapse")

@@ -89,6 +89,26 @@ def test_a_climb_of_the_elbo_the_wrong_way_is_seen(monkeypatch):
     assert "share of it that the climb leaves" in failing("elbo")
 
 
+def doubled_logvar(backward):
+    """The divergence's pull on log sigma^2 twice as strong."""
+
+    def wrong(drate, stats, out=None):
+        dstats = backward(drate, stats, out=out)
+        reference.halves(dstats)[1][...] *= 2
+        return dstats
+
+    return wrong
+
+
+@pytest.mark.parametrize(
+    "op, mistake",
+    [("reparameterize_backward", as_if_sigma_were_logvar), ("gaussian_kl_backward", doubled_logvar)],
+)
+def test_a_wrong_gradient_under_which_the_elbo_still_climbs_is_seen(op, mistake, monkeypatch):
+    broken(monkeypatch, op, mistake)
+    assert "the gradient that Q climbs by off a numeric one, relative" in failing("elbo")
+
+
 def test_a_broken_library_exits_with_1(monkeypatch, tmp_path, capsys):
     broken(monkeypatch, "reparameterize_backward", as_if_sigma_were_logvar)
     assert cli.main(["lesson", "divergence", "--quick", "--out", str(tmp_path)]) == 1

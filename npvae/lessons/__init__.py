@@ -12,6 +12,7 @@ the package.
 
 import inspect
 import time
+import traceback
 from importlib import import_module
 from os import PathLike
 from pathlib import Path
@@ -44,14 +45,15 @@ def run(name: str, quick: bool = False, out: str | PathLike[str] | None = None) 
     """Run a lesson and return what it found; `out` is the folder for its figure and its numbers, None for nowhere.
 
     quick: smaller models and fewer images, for the same claim. What cannot be measured, as no norm of NaN can, is no
-    claim that holds: such an outcome has no numbers, and says why. InputError if there is no such lesson.
+    claim that holds: such an outcome has no numbers, and says why and where. InputError if there is no such lesson.
     """
     title, claim, _ = describe(name)
     start = time.perf_counter()
     try:
         findings: Findings = module(name).lesson(quick)
     except (ArithmeticError, ValueError) as error:  # a loss that diverged, a decomposition or an axis of what is NaN
-        findings = nothing(f"{type(error).__name__}: {error}")
+        place = traceback.extract_tb(error.__traceback__)[-1]  # a mistake in the lesson would end here too
+        findings = nothing(f"{type(error).__name__}: {error} ({Path(place.filename).name}:{place.lineno})")
     outcome = Outcome(name, title, claim, quick, time.perf_counter() - start, findings)
     if out is not None:
         outcome.save(Path(out))

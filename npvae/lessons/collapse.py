@@ -148,9 +148,12 @@ def lesson(quick: bool) -> Findings:
             Number(f"{one.title}: share of samples' variance due to Z", one.share, at_least=5 * NOTHING),
         ]
     all_seen = [healthy, *driven, uncured, *cured[:2], deep, *cured[2:]]
+    most = max(one.information for one in all_seen)
     name = f"I(X;Z) − rate − {CHANCE} standard errors, largest of all"
     numbers += [
         Number(name, above_rate(all_seen), at_most=0, unit="nats"),
+        # of every single code at most log n, as the mixture that it is compared with holds its own encoder at 1/n
+        Number("I(X;Z), largest of all", most, at_most=math.log(CODES), unit="nats"),
         Number("deep: −ELBO of test images", deep.loss, unit="nats"),
         Number("deep, warm-up: −ELBO of test images", cured[2].loss, at_most=deep.loss - 5, unit="nats"),
     ]

@@ -142,8 +142,8 @@ def _draw(data: Dataset, linear: dict[int, Seen], deep: dict[int, Seen], raw: fl
         axes = figure.add_subplot(grid[0, column])
         z = seen.held_out
         axes.scatter(z[:, 0], z[:, 1], s=7, c=[CLASSES[label] for label in labels], linewidths=0)
-        for label in range(10):
-            at = np.median(z[labels == label], axis=0)
+        spots = apart(np.stack([np.median(z[labels == label], axis=0) for label in range(10)]) / np.ptp(z, axis=0))
+        for label, at in enumerate(spots * np.ptp(z, axis=0)):
             box = {"boxstyle": "circle,pad=0.2", "facecolor": "white", "edgecolor": CLASSES[label], "linewidth": 2}
             axes.text(at[0], at[1], str(label), weight="bold", ha="center", va="center", bbox=box, fontsize=10)
         axes.set(title=f"Two numbers by {name}: {seen.accuracy:.0%} of labels read", xlabel="z[0]", ylabel="z[1]")
@@ -166,6 +166,17 @@ def _draw(data: Dataset, linear: dict[int, Seen], deep: dict[int, Seen], raw: fl
         axes.spines[["top", "right"]].set_visible(False)
     error.legend(frameon=False, fontsize=9)
     return figure
+
+
+def apart(spots: Array, least: float = 0.085) -> Array:
+    """Points (n, 2) moved away from each other until any two are `least` apart, so that no label hides another."""
+    spots = spots.copy()
+    for _ in range(200):
+        between = spots[:, None] - spots
+        distance = np.linalg.norm(between, axis=-1, keepdims=True)
+        np.fill_diagonal(distance[..., 0], np.inf)
+        spots += (np.maximum(least - distance, 0) * between / (2 * distance)).sum(axis=1)
+    return spots
 
 
 SHOWN = (by_pca, by_autoencoder, read)

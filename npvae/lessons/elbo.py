@@ -106,11 +106,14 @@ def lesson(quick: bool) -> Findings:
     x, truth, q, posterior = free
     climb = set_free(plane, x)
     along = largest(truth.log_p - climb.elbo - climb.divergence)
+    slope = gradient_around(plane, x, FIRST_Q)
+    steep = largest(slope - numeric_gradient(plane, x, FIRST_Q)) / largest(slope)
     first, last, encoder = climb.divergence[0], climb.divergence[-1], divergence_from(posterior, q)
     numbers += [
         Number("trained VAE, three rules: log P(X) off KL + ELBO", largest(off), at_most=1e-6, unit="nats"),
         Number("half the grid's spacing changes log P(X) by", largest(halved), at_most=1e-6, unit="nats"),
         Number("twice the Gauss-Hermite nodes change the ELBO by", largest(doubled), at_most=1e-6, unit="nats"),
+        Number("the gradient that Q climbs by off a numeric one, relative", steep, at_most=1e-6),
         Number("while Q climbs: log P(X) off KL + ELBO", along, at_most=1e-6, unit="nats"),
         Number("gap of the first Q", first, unit="nats"),
         Number("share of it that the climb leaves", last / first, at_most=0.05),
@@ -155,6 +158,24 @@ def elbo_around(plane: Plane, x: Array, q: Array, nodes: int = HERMITE) -> float
     ws = workspace(plane, len(rule.z), ELBO(), q)
     ws.forward(x, eps=rule.z[None])  # z = mu + sigma eps
     return rule.integral(ws.acts.log_px[0]) - float(ws.acts.rate.sum())
+
+
+def gradient_around(plane: Plane, x: Array, q: Array) -> Array:
+    """The derivatives (4,) of what `elbo_around` gives, by the VAE's backward pass, node by node of the same rule."""
+    rule = gauss_hermite(np.zeros(2), np.ones(2), HERMITE)
+    ws, slopes = workspace(plane, 1, ELBO(), q), []
+    for eps in rule.z:
+        ws.forward(x, eps=eps[None, None])
+        ws.backward()
+        slopes.append(-ws.grads.encoder[-1].b)  # of the loss, which is -ELBO
+    gradient: Array = np.exp(rule.log_weight) @ np.array(slopes)
+    return gradient
+
+
+def numeric_gradient(plane: Plane, x: Array, q: Array, step: float = 1e-4) -> Array:
+    """The same by central differences, without a backward pass."""
+    ahead, behind = ([elbo_around(plane, x, q + t * axis) for axis in np.eye(len(q))] for t in (step, -step))
+    return (np.array(ahead) - behind) / (2 * step)
 
 
 def posterior_on_another_grid(plane: Plane, x: Array, truth: Evidence, q: Array) -> Posterior:

@@ -75,7 +75,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 LATENT = 10
-BETAS = (0.06, 0.25, 1.0, 2.0, 4.0)  # and D
+BETAS = (0.06, 0.25, 1.0, 2.0, 4.0, 16.0)  # and D
 WRITTEN = {0.06: "s² = 0.03", 1.0: "sum + KL", 2.0: "½ sum + KL"}  # what has this beta
 
 

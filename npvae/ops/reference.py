@@ -300,9 +300,9 @@ def gaussian_kl_backward(drate: Array, stats: Array, out: Array | None = None) -
 
 
 def log_ratio_forward(stats: Array, z: Array, eps: Array, out: Array | None = None) -> Array:
-    """rate = log q(z|x) - log p(z) at the sampled z, per latent: the KL by Monte Carlo, unbiased with one sample.
+    """rate = (z^2 - eps^2 - logvar)/2, per latent: log q(z|x) - log p(z), the KL by Monte Carlo with one sample.
 
-    stats (B,1,2Z), z and eps (B,K,Z) -> rate (B,K,Z), wide. Burda, Grosse & Salakhutdinov 2016, eq. 8.
+    stats (B,1,2Z), z and eps (B,K,Z) -> rate (B,K,Z), wide; its mean over z is the KL. Burda et al. 2016, eq. 8.
     log q = -(log 2pi + logvar + eps^2)/2, because (z - mu)/sigma is eps; log p = -(log 2pi + z^2)/2.
     """
     rate = np.empty(z.shape, wide(stats.dtype)) if out is None else out
