@@ -14,8 +14,8 @@ L(W) = E \| X - W W^\top X \|^2 = \tr \left[ (I - W W^\top) S (I - W W^\top) \ri
 $$
 
 Let the $k$ columns of $Q$ be orthonormal and span what the columns of $W$ span, or more if these are dependent.
-$W W^\top X$ lies in there, and the point in there that is nearest to $X$ is the projection $Q Q^\top X$. So no $W$ does better than its own $Q$, and it
-remains to choose the subspace. With $c_j = \| Q^\top u_j \|^2$,
+$W W^\top X$ lies in there, and the point in there that is nearest to $X$ is the projection $Q Q^\top X$. So no $W$ does
+better than its own $Q$, and it remains to choose the subspace. With $c_j = \| Q^\top u_j \|^2$,
 
 $$
 E \| X - Q Q^\top X \|^2 = \tr S - \tr (Q^\top S Q) = \sum_{j} \lambda_j - \sum_{j} c_j \lambda_j, \quad
