@@ -61,7 +61,7 @@ def test_a_lesson_is_a_claim_a_derivation_and_its_code(name):
     assert 5 < len(title) < 90 and 30 < len(claim) < 600 and "$$" in derivation
     assert "$" not in title + claim and "\n" not in claim
     shown = lessons.module(name).SHOWN
-    assert shown and all(function.__module__ in (f"npvae.lessons.{name}", "npvae.lessons.digits") for function in shown)
+    assert shown and all(function.__module__ == f"npvae.lessons.{name}" for function in shown)
 
 
 def test_lessons_are_listed_in_the_order_of_the_lecture(capsys):

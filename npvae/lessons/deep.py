@@ -45,14 +45,16 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
+from npvae.autoencoder import Autoencoder
 from npvae.datasets import Dataset
 from npvae.flat import Array
-from npvae.lessons.digits import deep_autoencoder, difference, digits, squared_errors
+from npvae.lessons.digits import difference, digits, squared_errors
 from npvae.lessons.outcome import CHANCE, Findings, Number
 from npvae.linear import Components, principal_components
 from npvae.mmd import nearest
 from npvae.mosaics import new_figure
 from npvae.plots import CLASSES, TEST, TRAIN
+from npvae.training import train
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -116,7 +118,9 @@ def by_pca(found: Components, data: Dataset, k: int) -> Seen:
 
 def by_autoencoder(data: Dataset, k: int, quick: bool) -> Seen:
     """A code of several layers, trained by gradient descent."""
-    run = deep_autoencoder(data, k, quick)
+    hidden, epochs, batch, lr = ((320, 128), 25, 40, 4e-3) if quick else ((400, 200, 100), 20, 50, 2e-3)
+    model = Autoencoder(data.train.images.shape[1], hidden, k)
+    run = train(model, data, epochs=epochs, batch=batch, lr=lr, schedule="cosine")
     codes, held_out = run.encode(data.train.images), run.encode(data.test.images)
     return Seen(codes, held_out, squared_errors(run.decode(held_out), data.test.images), read(data, codes, held_out))
 
@@ -175,4 +179,4 @@ def apart(spots: Array, least: float = 0.085) -> Array:
     return spots
 
 
-SHOWN = (by_pca, by_autoencoder, deep_autoencoder, read)
+SHOWN = (by_pca, by_autoencoder, read)

@@ -6,7 +6,6 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 
 from npvae import datasets, noise
-from npvae.autoencoder import Autoencoder
 from npvae.datasets import Dataset
 from npvae.filters import downsample
 from npvae.flat import Array
@@ -42,13 +41,6 @@ QUICK, FULL = Size((128, 64), 10, 15, 3e-3), Size((400, 200), 10, 30, 2e-3)
 def trained(model: Model, data: Dataset, size: Size) -> Run:
     """The run of a model on the digits, for as long as its size says."""
     return train(model, data, epochs=size.epochs, lr=size.lr, schedule="cosine", watched=False)
-
-
-def deep_autoencoder(data: Dataset, k: int, quick: bool) -> Run:
-    """The run of an autoencoder of several layers whose code has k numbers, trained by gradient descent."""
-    hidden, epochs, batch, lr = ((320, 128), 25, 40, 4e-3) if quick else ((400, 200, 100), 20, 50, 2e-3)
-    model = Autoencoder(data.train.images.shape[1], hidden, k)
-    return train(model, data, epochs=epochs, batch=batch, lr=lr, schedule="cosine")
 
 
 def squared_errors(reconstructed: Array, x: Array) -> Array:
