@@ -1,6 +1,6 @@
 r"""Formulas in TeX as MathML, which browsers draw by themselves: no script, no font and no network is needed.
 
-Only the part of TeX that the lessons use, and only MathML Core, the part of MathML that all browsers know
+Only a part of TeX, what lessons use and symbols of its kind beside it, and only MathML Core, which all browsers know
 (https://www.w3.org/TR/mathml-core). Spacing comes from the browser's dictionary of operators except where TeX knows
 better, as it knows what kind of thing each atom is (Knuth 1984, "The TeXbook", chapters 17 and 18): a minus after an
 equals sign is a sign, names of functions stand apart from what follows unless it is a parenthesis.
