@@ -186,7 +186,8 @@ def rounded(e: Evidence) -> Diagnosis | None:
     if np.count_nonzero(a) < 2 or largest(a) > 1 / EXACT:
         return None
     for decimals in range(1, 9):
-        if np.all(np.abs(np.round(a, decimals) - a) <= EXACT * 10.0**-decimals):
+        left = np.round(a, decimals)
+        if left.any() and np.all(np.abs(left - a) <= EXACT * 10.0**-decimals):
             near = largest(a - b) <= 0.5001 * 10.0**-decimals
             return Diagnosis("rounded", f"rounded to {decimals} decimals") if near else None
     return None

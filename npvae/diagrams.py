@@ -39,7 +39,7 @@ def draw(explained: "Explanation") -> "Figure":
     words = {"fontsize": 11, "weight": "bold"}
     passing.text(0, -0.55, "forward reads down", color=TRAIN, ha="left", **words)
     passing.text(1, -0.55, "backward reads up", color=TEST, ha="right", **words)
-    passing.text(0.5, -0.55, "arrows as wide as the root of their FLOPs", fontsize=9, ha="center")
+    passing.text(0.5, -0.55, "arrows as wide as the root of what they compute", fontsize=9, ha="center")
     passing.set(xlim=(0, 1), ylim=(len(boxes) - 0.4, -0.8))
     passing.set_title(f"{explained.title}\n{explained.totals()}", fontsize=10, wrap=True)
     passing.set_axis_off()
