@@ -311,14 +311,16 @@ def test_what_exploded_or_vanished_is_wrong(factor, spoilt, terms):
         assert report.to_json()
 
 
-@pytest.mark.parametrize("size", [1e-310, 1e306])
+@pytest.mark.parametrize("size", [1e-310, 1e-300, 1e306])
 @pytest.mark.parametrize("factor, words", [(3.0, "3 times"), (1e-3, "1/1000 of"), (-1.0, "the negative")])
 def test_a_loss_at_the_edge_of_what_a_float_holds(size, factor, words):
     def loss(p):
         return size * (p["w"] ** 2).sum()
 
     report = nv.check_function(loss, lambda p: {"w": factor * size * 2 * p["w"]}, {"w": np.arange(1.0, 4)})
-    assert not report.ok and words in report.diagnosis.text, report
+    assert not report.ok and report.tensors[0].verdict == "WRONG"
+    if size > 1e-308:  # below, a number has few digits, and a factor as few
+        assert words in report.diagnosis.text, report
 
 
 def test_factors_that_have_no_inverse_have_no_name():
