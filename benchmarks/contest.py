@@ -111,9 +111,14 @@ def enter(cell: Cell, worker: Any, record: Record, given: Path) -> None:
     """Load the contestant and compare its answer; one that is wrong is refused."""
     load = {"maker": cell.maker, "name": worker.name, "problem": cell.problem, **cell.options}
     record["notes"] = worker.ask("load", arrays=str(given), **load)["notes"]
+    examine(worker, cell.check, record, given)
+
+
+def examine(worker: Any, check: Check, record: Record, given: Path) -> None:
+    """Ask a contestant that has loaded the arrays of `given` for its answer, and judge that."""
     path = given.with_name("answer.npz")
     worker.ask("answer", path=str(path))
-    judge(cell.check, read_arrays(path), record)
+    judge(check, read_arrays(path), record)
 
 
 def judge(check: Check, answer: Arrays, record: Record) -> None:

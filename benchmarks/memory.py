@@ -6,12 +6,11 @@ from pathlib import Path
 
 import numpy as np
 
-from benchmarks.contest import Check, Pace, Record, guarded, judge, summarise
+from benchmarks.contest import Check, Pace, Record, examine, guarded, summarise
 from benchmarks.options import Options
 from benchmarks.peers import OURS, PEERS
 from benchmarks.problem import Problem
 from benchmarks.results import Result, result
-from benchmarks.serve import read_arrays
 from benchmarks.step import arrays, check_of
 from benchmarks.workers import Worker, WorkerError
 
@@ -83,9 +82,7 @@ def measure(
         memory = {BEFORE: before / 2**20, PEAK: peak / 2**20, GROWTH: (peak - before) / 2**20}
         if name in TRACED:
             memory[STEP] = worker.ask("trace")["peak"] / 2**10
-        answer = given.with_name("answer.npz")
-        worker.ask("answer", path=str(answer))
-        judge(check, read_arrays(answer), record)
+        examine(worker, check, record, given)
         found.append(memory)
     finally:
         worker.close()

@@ -3,7 +3,7 @@
 import math
 import re
 import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from itertools import combinations, product
@@ -237,7 +237,11 @@ def overlaps(gradients: Mapping[str, Any], params: Values) -> list[Finding]:
     """Gradients that share memory with each other or with a parameter: to change one is to change the other."""
     arrays = {f"the gradient of {name}": g for name, g in gradients.items() if isinstance(g, np.ndarray)}
     given = {f"the parameter {name}": x for name, x in params.items()}
-    pairs = [*shared(arrays), *shared(arrays, given)]
+    return returned_views([*shared(arrays), *shared(arrays, given)])
+
+
+def returned_views(pairs: Collection[str]) -> list[Finding]:
+    """What is to be said of pairs of `shared`, if there are any, one of each being a gradient."""
     return [Finding("overlap", f"memory is shared by {'; '.join(pairs)}: return copies")] if pairs else []
 
 

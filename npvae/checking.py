@@ -9,13 +9,13 @@ import inspect
 import math
 from collections.abc import Callable, Mapping, Sequence
 from numbers import Real
-from typing import Any, TypeGuard
+from typing import Any
 
 import numpy as np
 
 from npvae import noise
 from npvae.bounds import ELBO
-from npvae.calls import Problem, Terms, Values, as_array, as_number, same, scalar, shared
+from npvae.calls import Problem, Terms, Values, as_array, as_number, returned_views, same, scalar, shared
 from npvae.errors import InputError
 from npvae.examination import Progress, examine
 from npvae.flat import Array, leaves
@@ -143,7 +143,7 @@ def check_pair(
         return loss
 
     changed: dict[str, None] = {}
-    returned_views: dict[str, None] = {}
+    views: dict[str, None] = {}
 
     def derivatives() -> dict[str, Array]:
         given = arrays | params
@@ -155,10 +155,10 @@ def check_pair(
         for name, value in before.items():
             used[name][...] = value
         named = result if isinstance(result, Mapping) else _named(returned, result, "backward", "gradients")
-        found = {f"the gradient of {name}": g for name, g in named.items() if name in params and _is_array(g)}
-        others = {name: value for name, value in used.items() if name not in params and _is_array(value)}
-        returned_views.update(dict.fromkeys(shared(found, others)))
-        return {name: value for name, value in named.items() if name in params}
+        returned_by_name = {name: value for name, value in named.items() if name in params}
+        found = {f"the gradient of {name}": g for name, g in returned_by_name.items() if isinstance(g, np.ndarray)}
+        views.update(dict.fromkeys(shared(found, {name: used[name] for name in before if name not in params})))
+        return returned_by_name
 
     complex_params = {name: value.astype(np.complex128) for name, value in params.items()}
     problem = Problem(
@@ -169,8 +169,7 @@ def check_pair(
     )
     with np.errstate(all="ignore"):
         derivatives()
-    if returned_views:
-        problem.find("overlap", f"memory is shared by {'; '.join(returned_views)}: return copies")
+    problem.findings += returned_views(views)
     for who, names in (("forward", overwritten), ("backward", [*changed])):
         if names:
             problem.find("mutation", f"{who} changes what it is given: {', '.join(names)}")
@@ -314,10 +313,6 @@ def _parameters(what: str, function: Callable[..., Any]) -> Mapping[str, inspect
             f"{what} is called by the names of its parameters: let {', '.join(unnamed)} be passed by name (no '/')"
         )
     return parameters
-
-
-def _is_array(value: object) -> TypeGuard[Array]:
-    return isinstance(value, np.ndarray)
 
 
 def _copied(values: Values) -> dict[str, Array]:

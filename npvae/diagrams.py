@@ -116,9 +116,15 @@ def _box(axes: Any, row: int, one: "Operand") -> None:
 
     corner = (0.5 - WIDTH / 2, row - HEIGHT / 2)
     axes.add_patch(Rectangle(corner, WIDTH, HEIGHT, facecolor="white", edgecolor=_tone(one.name, 0), linewidth=2.2))
-    shape = " × ".join(map(str, one.shape)) or "a number"
     gradient = "" if one.gradient is None else f"   norm of gradient {one.gradient:.3g}"
-    axes.text(0.5, row, f"{one.name}   {shape}\nnorm {one.norm:.3g}{gradient}", ha="center", va="center", fontsize=8.5)
+    axes.text(
+        0.5,
+        row,
+        f"{one.name}   {one.dimensions}\nnorm {one.norm:.3g}{gradient}",
+        ha="center",
+        va="center",
+        fontsize=8.5,
+    )
 
 
 def _draw_arrows(axes: Any, arrows: list[Arrow], most: int) -> None:

@@ -194,6 +194,7 @@ def gather(
         doubt=doubt.reshape(x.shape),
         coarse=not trusted and any(finding.kind == "single" for finding in problem.findings),
         again=None if again is None else fit(again, x)[0],
+        param=x,
         terms={term: values.reshape(x.shape) for term, values in terms.items()},
         scales=problem.scales or sizes,
         found=found,

@@ -45,6 +45,11 @@ class Operand(NamedTuple):
     gradient: float | None = None
     final: float | None = None
 
+    @property
+    def dimensions(self) -> str:
+        """The shape as it is written in tables: 64 × 784."""
+        return " × ".join(map(str, self.shape)) or "a number"
+
 
 class Step(NamedTuple):
     """One call of an op.
@@ -108,7 +113,7 @@ class Explanation:
             rows += [_cells(f"  {one.name}", one, self.theta.get(one.name)) for one in first]
             rows[0] = (step.op, *rows[0][1:3], f"{step.flops:,}", *rows[0][4:])
             given = ", ".join(f"{name} {a if isinstance(a, str) else f'{a:g}'}" for name, a in step.given.items())
-            reads = ", ".join(f"{one.name} {shape(one)}" for one in step.reads)
+            reads = ", ".join(f"{one.name} {one.dimensions}" for one in step.reads)
             formula = "as above" if step.op in shown else step.formula
             notes = (formula, given, f"reads {reads}", f"{step.source}, called at {step.caller}")
             yield step, rows, "\n".join(filter(None, notes))
@@ -141,9 +146,10 @@ class Explanation:
         wide = f'colspan="{len(HEAD)}" style="text-align:left;padding:0 0.5em"'
         lines = [f"<p>{html.escape(self.title)}<br>{html.escape(self.totals())}</p>", '<div style="overflow-x:auto">',
                  f'<table style="white-space:pre;font-size:0.85em"><thead>{row(HEAD, "th")}</thead>']  # fmt: skip
+        told = list(self.told())
         for direction in (FORWARD, BACKWARD):
             lines.append(f"<tbody><tr><th {wide}>{direction}</th></tr>")
-            for _, rows, note in (one for one in self.told() if one[0].direction == direction):
+            for _, rows, note in (one for one in told if one[0].direction == direction):
                 said = f'<pre style="margin:0 0 0.6em 1.4em">{html.escape(note)}</pre>'
                 lines += [*map(row, rows), f"<tr><td {wide}>{said}</td></tr>"]
             lines.append("</tbody>")
@@ -281,17 +287,12 @@ def norm(a: Any) -> float:
     return float(np.linalg.norm(np.asarray(a).real.astype(np.float64)))
 
 
-def shape(one: Operand) -> str:
-    """As it is written in tables: 64 × 784."""
-    return " × ".join(map(str, one.shape)) or "a number"
-
-
 def _cells(name: str, one: Operand, parameters: int | None = None) -> tuple[str, ...]:
     """The cells of an array under HEAD."""
     return (
         "",
         name,
-        shape(one),
+        one.dimensions,
         "",
         "" if parameters is None else f"{parameters:,}",
         f"{one.norm:.4g}" + ("" if one.final is None else f" → {one.final:.4g}"),

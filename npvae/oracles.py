@@ -45,9 +45,8 @@ CLEAR = 1e-4  # where they lead somewhere: as long as rounding is below this par
 ROUNDING = 50  # times eps |loss| is what the rounding of a loss of thousands of terms may come to in a difference
 JITTER, POINTS = 2.0**-22, 9  # steps of a few float32 roundings: over eight of them nothing but noise bends a loss
 STEADY = 0.2  # the jump of a kink is the same at one step and the next; that of noise doubles
-RECENT = (
-    6  # steps that a kink is looked for in. One in all of them is there to stay, another may yet be stepped short of
-)
+# Steps that a kink is looked for in. One in all of them is there to stay, another may yet be stepped short of.
+RECENT = 6
 
 
 class Slope(NamedTuple):

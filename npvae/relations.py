@@ -314,7 +314,6 @@ def diagnose(
     evidence: Mapping[str, Evidence], params: Mapping[str, Array], findings: Sequence[Finding]
 ) -> tuple[dict[str, Diagnosis], Diagnosis]:
     """A diagnosis of every wrong array, and one of all together."""
-    evidence = {name: replace(e, param=params[name]) for name, e in evidence.items()}
     wrong = {name: explain(e) for name, e in evidence.items() if e.wrong}
     wrong |= _best_known(evidence, wrong)
     if not wrong:
