@@ -76,11 +76,22 @@ class Evidence:
         """The analytic and the expected values (n,) where both are known."""
         return self.analytic[self.known], self.expected[self.known]
 
+    @property
+    def doubts(self) -> Array:
+        """The doubt (n,) where both are known."""
+        return np.broadcast_to(self.doubt, self.expected.shape)[self.known]
+
+    @property
+    def weights(self) -> Array:
+        """How much the entries (n,) count in a fit: by the squares of their doubt, relative to `scale`."""
+        weights: Array = (self.doubts / self.scale + NAMED) ** -2.0
+        return weights
+
     def misses(self, gradient: Array) -> float:
         """How far a gradient is from the expected one, relative to `scale`, by more than the doubt."""
-        b, doubt = self.expected[self.known], np.broadcast_to(self.doubt, self.expected.shape)[self.known]
+        b = self.expected[self.known]
         off = np.abs(gradient[self.known] - b)
-        return misfit(b + np.maximum(off - doubt, 0.0), b)
+        return misfit(b + np.maximum(off - self.doubts, 0.0), b)
 
 
 def misfit(a: Array, b: Array) -> float:
@@ -136,15 +147,17 @@ def factor(e: Evidence) -> Diagnosis | None:
 
 
 def multiple(e: Evidence) -> tuple[float, float] | None:
-    """Of which multiple it is nearest to, and how well that is known, relative to it; None if it or the other is 0."""
+    """Of what it should be, the multiple that it is nearest to, and how well that is known, relative to it; None if
+    either is 0. The doubts are of entries apart: they add up as the errors of independent measurements do.
+    """
     a, b = e.pair
     size, scale = largest(a), e.scale
     if not size or not scale:
         return None
-    a, b, doubt = a / size, b / scale, np.broadcast_to(e.doubt, e.expected.shape)[e.known] / scale  # no overflow below
-    weighed = b / (doubt + NAMED) ** 2
+    a, b = a / size, b / scale  # no overflow below
+    weighed = b * e.weights
     c = float(weighed @ a / (weighed @ b)) * (size / scale)
-    return c, max(NAMED, float(np.abs(weighed) @ doubt / (weighed @ b)))
+    return c, max(NAMED, float(np.linalg.norm(weighed * e.doubts) / scale / (weighed @ b)))
 
 
 def explains(e: Evidence, c: float) -> float | None:
@@ -159,9 +172,12 @@ def decayed(e: Evidence) -> Diagnosis | None:
         return None
     (a, b), x = e.pair, e.param[e.known]
     size = largest(x)
-    if not size or np.count_nonzero(x) < 2 or largest(a) <= FIT * e.scale:  # one number is a multiple of any other,
+    if (
+        not size or not e.scale or np.count_nonzero(x) < 2 or largest(a) <= FIT * e.scale
+    ):  # one number is a multiple of any other,
         return None  # and where next to nothing is left, all is missing
-    c = float((a - b) @ (x / size) / ((x / size) @ (x / size))) / size
+    weighed = x / size * e.weights
+    c = float(weighed @ (a - b) / (weighed @ (x / size))) / size
     score = e.misses(e.analytic - c * e.param)
     if not score <= e.fit:
         return None

@@ -283,7 +283,7 @@ OF_WHOLES = (code_as_a_whole, other_input, bias_alone, rows_lost, flows_back_wro
 def _holds(scene: Scene, one: str, other: str) -> bool:
     """Whether the gradient of one array is what the other's should be."""
     a, b = scene.evidence[one].analytic, scene.evidence[other]
-    return a.size == b.analytic.size and misfit(a.reshape(b.analytic.shape)[b.known], b.pair[1]) <= FIT
+    return a.size == b.analytic.size and b.misses(a.reshape(b.analytic.shape)) <= FIT
 
 
 def _is_whole(scene: Scene) -> bool:

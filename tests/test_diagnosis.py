@@ -10,7 +10,7 @@ import pytest
 import npvae as nv
 from npvae import diagnosis
 from npvae.diagnosis import HYPOTHESES, Evidence, explain, misfit, unknown
-from npvae.factors import name_factor
+from npvae.factors import count_factor, name_factor
 from npvae.zoo.bug import as_module
 from npvae.zoo.report import BUGS
 from npvae.zoo.wrong_gradients import WRONG_GRADIENTS
@@ -80,6 +80,11 @@ MADE_UP = {
             E + 0.01 * drawn(6, 6, seed=7) + 1e-5 * drawn(6, 6, seed=3),
             {"param": drawn(6, 6, seed=7), "doubt": np.full((6, 6), 1e-4)},
             "weight decay",
+        ),
+        "but for what is hardly known": (
+            E + 0.01 * drawn(6, 6, seed=7) + np.where(np.arange(6) < 1, 0.5, 0.0),
+            {"param": drawn(6, 6, seed=7), "doubt": np.where(np.arange(6) < 1, 1.0, np.zeros((6, 6)))},
+            "0.01 times the parameter is added",
         ),
     },
     "clipped": {
@@ -242,8 +247,15 @@ def test_a_factor_that_is_hardly_known_has_no_name():
     assert name_factor(1.0000003, {"a": 6, "b": 6}) is None, "6/6 is no factor"
     assert name_factor(1 / 16, {"B": 16}, near=1e-8) == name_factor(0.0625371, {"B": 16}, near=5e-3)
     assert name_factor(0.65003, {"beta": 0.65, "n": 9}, near=1e-3) == "0.65 times what it should be (beta)"
-    doubt = np.full((6, 6), 0.015 * np.abs(E).max())
-    assert explain(Evidence("W", 1.02 * E, E, doubt=doubt)).text == "1 + 0.02 times what it should be"
+    assert count_factor(1.02, near=0.05) == "1 + 0.02 times what it should be"
+    assert count_factor(1.02, near=0.005) == "1.02 times what it should be"
+
+
+def test_many_entries_know_a_factor_better_than_each_alone():
+    """By the root of how many they are: a loss in single precision leaves each open by two hundredths."""
+    off = 0.01 * drawn(6, 6, seed=3).clip(-2, 2)
+    e = Evidence("W", (E + off) / 64, E, doubt=np.full((6, 6), 0.02 * np.abs(E).max()), scales={"B": 64, "D": 20})
+    assert explain(e).text == "1/64 of what it should be (1/B)"
 
 
 def test_names_of_factors():

@@ -125,6 +125,15 @@ def test_weights_that_are_exchanged_and_biases_that_are_not():
     assert spoilt(lambda g: g | {"Wm": g["Wv"].copy()}).diagnosis.kind == "input"
 
 
+def test_gradients_that_are_exchanged_as_far_as_they_are_known():
+    rng = np.random.default_rng(0)
+    right = {name: rng.standard_normal((6, 3)) for name in ("Wm", "Wv")}
+    given = {"Wm": right["Wv"] + 0.001, "Wv": right["Wm"] - 0.001}
+    clues = {name: Evidence(name, given[name], b, doubt=np.full((6, 3), 0.002)) for name, b in right.items()}
+    _, together = diagnose(clues, {name: np.ones((6, 3)) for name in right}, [])
+    assert (together.kind, together.text) == ("exchanged", "Wv: the gradients of Wv and Wm are exchanged")
+
+
 CHANGES = {  # of every array that the change concerns, alike; what it is, and words of the diagnosis
     "decay": (
         lambda g, p: g + 0.01 * p,
