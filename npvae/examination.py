@@ -115,7 +115,7 @@ def look_along(
     if entries is None and 0 < count <= AFFORDABLE:
         ask(max(sizes, key=lambda name: sizes[name]), np.arange(1))  # to see how long it takes
         most = count if budget.allows(count, perf_counter()) else SAMPLES[-1]
-    found = {}
+    found: dict[str, Probes] = {}
     ways = {name: directions(size, rng) for name, size in sizes.items() if size > most}
     for k in range(DIRECTIONS):
         # Another one only if there is time left for an entry in every array.
