@@ -17,6 +17,7 @@ from npvae.probing import (
     COMPLEX,
     DIRECTIONS,
     KINKS,
+    RICHARDSON,
     SAMPLES,
     SINGLE,
     Budget,
@@ -263,6 +264,7 @@ def describe(
         richardson_error=float(np.max([group.richardson_error for group in groups])),
         worst=worst,
         oracle=RICHARDSONS if not trusted else BOTH if said == WRONG else COMPLEX_STEP,
+        tolerance=max(COMPLEX if trusted else RICHARDSON, SINGLE if one.single else 0.0),
         kinks=left_out / max(probes, 1),
         verdict=said,
         diagnosis=words,
@@ -293,7 +295,7 @@ def unexamined(problem: Problem) -> Report:
     """Of a loss that is not the same in every call: every array undecided."""
     nan, checks = math.nan, []
     for name, x in problem.real.params.items():
-        checks.append(TensorCheck(name, x.shape, 0, 0, None, nan, nan, None, "none", 0.0, UNDECIDED, None))
+        checks.append(TensorCheck(name, x.shape, 0, 0, None, nan, nan, None, "none", nan, 0.0, UNDECIDED, None))
     _, together = diagnose({}, {}, problem.findings)
     errors = {name: np.full(x.shape, nan) for name, x in problem.real.params.items()}
     return Report(tuple(checks), tuple(problem.findings), together, COMPLEX, errors)

@@ -263,7 +263,7 @@ def test_the_complex_step_never_convicts_alone():
 
     report = nv.check_function(loss, lambda p: {"w": np.sign(p["w"]), "b": 2 * p["b"]}, PARAMS)
     assert report.ok
-    assert [c.oracle for c in report.tensors] == ["Richardson", "complex step"]
+    assert [(c.oracle, c.tolerance) for c in report.tensors] == [("Richardson", 1e-9), ("complex step", 1e-11)]
     assert kinds(report) == ["not-complex-safe"] and "w" in report.findings[0].text
     assert report.max_error < 1e-10
 
@@ -613,7 +613,7 @@ def test_single_precision_is_named():
     floats = nv.check_function(
         cubes, lambda p: {k: g.astype(np.float32) for k, g in cubes_gradients(p).items()}, PARAMS
     )
-    assert floats.ok and 1e-9 < floats.max_error < 1e-6
+    assert floats.ok and 1e-9 < floats.max_error < 1e-6 and {c.tolerance for c in floats.tensors} == {1e-5}
     assert not nv.check_function(
         cubes, lambda p: {k: (g * 1.001).astype(np.float32) for k, g in cubes_gradients(p).items()}, PARAMS
     ).ok
