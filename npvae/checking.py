@@ -36,8 +36,10 @@ def gradcheck(
 
     The check works on a private copy in float64 (the complex step's in complex128, on the reference backend): `ws`,
     its generator included, is left as it was. entries: how many of each parameter array are checked one by one, one
-    from each of so many strata, the rest by random directions; None: all, if the model has no more than 2,000, else
-    16, or 8, 4 or 2 where the loss is so slow that more of them would take above ten seconds. Raises InputError for
+    from each of so many strata, the rest by two random directions. None: all, if the model has no more than 2,000 and
+    they take no more than ten seconds; else 16, or 8, 4, 2 or 1, and one direction instead of two, as those allow. Only
+    a loss so slow that one entry and one direction of every array take longer is given more; and of an array that is
+    wrong, the place is then looked for besides. Raises InputError for
     what `Workspace.forward` would refuse.
 
     >>> import npvae as nv

@@ -17,13 +17,15 @@ from npvae.probing import (
     COMPLEX,
     DIRECTIONS,
     KINKS,
+    RICHARDSON,
     SAMPLES,
     SINGLE,
+    Budget,
     Judged,
     Probes,
-    affordable,
     directions,
     is_complex_safe,
+    joined,
     judge,
     largest,
     locate,
@@ -65,11 +67,9 @@ def examine(problem: Problem, entries: int | None, seed: int = 0, progress: Prog
 
 
 def _examine(problem: Problem, entries: int | None, seed: int, progress: Progress) -> Report:
-    rng, start = np.random.default_rng(seed), perf_counter()
-    count = sum(x.size for x in problem.real.params.values())
-    most = max(count, 1) if count <= AFFORDABLE else SAMPLES[0]
+    rng, budget = np.random.default_rng(seed), Budget(perf_counter())
     if entries is not None:
-        most = check_whole("entries", entries)
+        check_whole("entries", entries)
     here = look_at_loss(problem)
     real = problem.real
     if here is None:
@@ -82,22 +82,53 @@ def _examine(problem: Problem, entries: int | None, seed: int, progress: Progres
     fitted = {name: fit(raw.get(name), x) for name, x in real.params.items()}
 
     def ask(name: str, where: Array) -> Probes:
-        return probe(real, exact, name, fitted[name][0], where, here)
+        before = perf_counter()
+        probes = probe(real, exact, name, fitted[name][0], where, here)
+        budget.took(perf_counter() - before, len(where))
+        return probes
 
-    before = perf_counter()
-    along = {name: ask(name, directions(x.size, rng)) for name, x in real.params.items() if x.size > most}
-    after = perf_counter()
-    sample = affordable(after - start, (after - before) / DIRECTIONS) if entries is None and along else most
+    sizes = {name: x.size for name, x in real.params.items()}
+    along, sample = look_along(sizes, entries, ask, budget, rng)
     examined = []
-    for done, (name, x) in enumerate(real.params.items()):
-        probes = [ask(name, strata(x.size, sample if name in along else most, rng))]
+    for done, name in enumerate(sizes):
+        probes = [ask(name, strata(sizes[name], sample, rng))]
         probes += [along[name]] if name in along else []
         single = np.asarray(raw.get(name)).dtype in (np.float32, np.float16)
         examined.append(Examined(name, *fitted[name], single, probes))
-        progress(done + 1, len(real.params))
+        progress(done + 1, len(sizes))
     if not is_steady(problem, here, "in the end"):
         return unexamined(problem)
     return conclude(problem, examined, history)
+
+
+def look_along(
+    sizes: Mapping[str, int],
+    entries: int | None,
+    ask: Callable[[str, Array], Probes],
+    budget: Budget,
+    rng: np.random.Generator,
+) -> tuple[dict[str, Probes], int]:
+    """How many entries of every array to check; and, of the arrays with more, the probes along random directions.
+
+    entries: as many as were asked for; None: all of a small model, or what the budget allows.
+    """
+    count, most = sum(sizes.values()), SAMPLES[0] if entries is None else entries
+    if entries is None and 0 < count <= AFFORDABLE:
+        ask(max(sizes, key=lambda name: sizes[name]), np.arange(1))  # to see how long it takes
+        most = count if budget.allows(count, perf_counter()) else SAMPLES[-1]
+    found: dict[str, Probes] = {}
+    ways = {name: directions(size, rng) for name, size in sizes.items() if size > most}
+    for k in range(DIRECTIONS):
+        # Another one only if there is time left for an entry in every array.
+        if k == 0 or entries is not None or budget.allows(len(ways) + len(sizes), perf_counter()):
+            more = {name: ask(name, v[k : k + 1]) for name, v in ways.items()}
+            found = {name: joined(found[name], more[name]) if k else more[name] for name in ways}
+    if entries is not None or not ways:
+        return found, most
+    fits = (n for n in SAMPLES if budget.allows(sum(min(n, size) for size in sizes.values()), perf_counter()))
+    sample = next(fits, SAMPLES[-1])
+    small = (name for name, size in sizes.items() if sample < size <= most)
+    return found | {name: ask(name, directions(sizes[name], rng)[:1]) for name in small}, sample
 
 
 # ── What follows ─────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -234,6 +265,7 @@ def describe(
         richardson_error=float(np.max([group.richardson_error for group in groups])),
         worst=worst,
         oracle=RICHARDSONS if not trusted else BOTH if said == WRONG else COMPLEX_STEP,
+        tolerance=max(COMPLEX if trusted else RICHARDSON, SINGLE if one.single else 0.0),
         kinks=left_out / max(probes, 1),
         verdict=said,
         diagnosis=words,
@@ -264,7 +296,7 @@ def unexamined(problem: Problem) -> Report:
     """Of a loss that is not the same in every call: every array undecided."""
     nan, checks = math.nan, []
     for name, x in problem.real.params.items():
-        checks.append(TensorCheck(name, x.shape, 0, 0, None, nan, nan, None, "none", 0.0, UNDECIDED, None))
+        checks.append(TensorCheck(name, x.shape, 0, 0, None, nan, nan, None, "none", nan, 0.0, UNDECIDED, None))
     _, together = diagnose({}, {}, problem.findings)
     errors = {name: np.full(x.shape, nan) for name, x in problem.real.params.items()}
     return Report(tuple(checks), tuple(problem.findings), together, COMPLEX, errors)

@@ -17,13 +17,14 @@ from npvae.oracles import EPS, Line, Slope, central_difference, complex_step, is
 from npvae.reports import OK, UNDECIDED, WRONG, Diagnosis
 
 AFFORDABLE = 2000  # entries in all parameters together that are checked one by one: some seconds for a tiny net
-DIRECTIONS = 2  # otherwise, of each array
-SAMPLES = (16, 8, 4, 2)  # and as many of its entries, the first number with which
-BUDGET = 9.0  # the check is expected to take no more seconds, judged by how long the directions took
+DIRECTIONS = 2  # otherwise, of each array; 1 if the loss is slow
+SAMPLES = (16, 8, 4, 2, 1)  # and as many of its entries, the first number with which
+BUDGET = 9.0  # the check is expected to take no more seconds, judged by how long the probes before took
 
 # Tolerances. All are relative to the largest expected entry of the same array, so that a small array's error does not
 # hide behind a large one's. A right formula in float64 is off by 1e-15 to 1e-12, a wrong one by 1e-3 or more: between
-# them there is room for each oracle's own precision, and none is wide enough to hide a factor.
+# them there is room for each oracle's own precision, and none hides a factor of the array. It may hide one of an entry
+# that is smaller than the array's largest by as much as the tolerance.
 COMPLEX = 1e-11  # the complex step has no error but rounding
 SINGLE = 1e-5  # a gradient that is handed over as float32 has no more digits
 RICHARDSON = 1e-9  # and ten times its own estimate besides, of which no more is accepted than
@@ -88,13 +89,19 @@ def strata(size: int, entries: int, rng: np.random.Generator) -> Array:
     return chosen
 
 
-def affordable(spent: float, each: float) -> int:
-    """How many entries of every array the budget allows, `spent` seconds after the check began.
+class Budget:
+    """How many more probes the time allows, by how long those before took. start: when the check began."""
 
-    each: what one direction in every array took. An entry costs as much or less: where ReLU bends the loss, a direction
-    crosses more of the bends.
-    """
-    return next((n for n in SAMPLES if spent + n * each <= BUDGET), SAMPLES[-1])
+    def __init__(self, start: float) -> None:
+        self.start, self.seconds, self.probes = start, 0.0, 0
+
+    def took(self, seconds: float, probes: int) -> None:
+        """Count some probes in."""
+        self.seconds, self.probes = self.seconds + seconds, self.probes + probes
+
+    def allows(self, probes: int, now: float) -> bool:
+        """Whether so many more are expected to fit."""
+        return now - self.start + probes * self.seconds / max(self.probes, 1) <= BUDGET
 
 
 class Probes(NamedTuple):
@@ -120,6 +127,13 @@ class Probes(NamedTuple):
     def smooth(self) -> Array:
         """Where there is no kink."""
         return np.array([not slope.kink for slope in self.slopes], bool)
+
+
+def joined(some: Probes, more: Probes) -> Probes:
+    """Probes of the same kind in the same array, as one."""
+    both = None if some.exact is None or more.exact is None else np.concatenate([some.exact, more.exact])
+    where, analytic, central = (np.concatenate(pair) for pair in zip(some[:3], more[:3], strict=True))
+    return Probes(where, analytic, central, both, some.slopes + more.slopes)
 
 
 def along(gradient: Array, where: Any) -> Array:

@@ -56,8 +56,9 @@ class TensorCheck:
 
     entries, directions: how many were checked. Errors are max|analytic - oracle| / max|oracle| over those (absolute
     where the oracle is 0 throughout); complex_error is None where the loss takes no complex numbers. worst: the index
-    of the entry that is furthest off, None if only directions show it. oracle: what the verdict rests on. kinks: the
-    share that was left out because the loss is bent there. verdict: "ok", "WRONG" or "undecided".
+    of the entry that is furthest off, None if only directions show it. oracle: what the verdict rests on. tolerance:
+    how much of its error is allowed; of Richardson's, ten times its own estimate besides. kinks: the share that was
+    left out because the loss is bent there. verdict: "ok", "WRONG" or "undecided".
     """
 
     name: str
@@ -69,6 +70,7 @@ class TensorCheck:
     richardson_error: float
     worst: tuple[int, ...] | None
     oracle: str
+    tolerance: float
     kinks: float
     verdict: str
     diagnosis: Diagnosis | None
@@ -90,7 +92,8 @@ class Report:
     """What a check found; printed, it is a table, with the error of each tensor against each of the three oracles.
 
     tensors: what was found of each. findings: what is not about one tensor. diagnosis: all of it in a sentence.
-    tolerance: of the complex step. errors: by name, (analytic - expected) / max|expected|, NaN where not checked.
+    tolerance: of the complex step; each tensor has its own. errors: by name, (analytic - expected) / max|expected|, NaN
+    where not checked.
     """
 
     tensors: tuple[TensorCheck, ...]
