@@ -83,8 +83,52 @@ def central_difference(phi: Line, size: float) -> float:
     return float((value(phi, h) - value(phi, -h)) / (2 * h))
 
 
+class Step(NamedTuple):
+    """What phi(-h), phi(0) and phi(h) say: the slopes to both sides, and how far rounding may put them off."""
+
+    h: float
+    left: float
+    right: float
+    blur: float
+
+    @property
+    def slope(self) -> float:
+        """The central difference: phi'(0), but for h^2 and even powers."""
+        return (self.left + self.right) / 2
+
+    @property
+    def bend(self) -> float:
+        """What is between the sides: h phi''(0) and odd powers, or the jump of a kink."""
+        return self.right - self.left
+
+
+def take(phi: Line, here: float, h: float, size: float, noise: float) -> Step | None:
+    """One step; None if phi is not finite there."""
+    up, down = value(phi, h), value(phi, -h)
+    if not math.isfinite(up - down):
+        return None
+    step = Step(h, (here - down) / h, (up - here) / h, 0.0)
+    return step._replace(blur=(EPS * (max(abs(up), abs(down)) + size * abs(step.slope)) + noise) / h)
+
+
+def extrapolate(a: Step, b: Step, c: Step) -> tuple[float, float, float]:
+    """Of steps h, h/2 and h/4: the slope, how far it moved last, and the jump, which is 0 for a smooth phi.
+
+    What moved last is the error before the last step: too large for a smooth phi, right where rounding rules.
+    """
+    ab, bc = (4 * b.slope - a.slope) / 3, (4 * c.slope - b.slope) / 3  # h^2 removed
+    jump = (8 * (2 * c.bend - b.bend) - (2 * b.bend - a.bend)) / 7  # h and h^3 removed
+    return (16 * bc - ab) / 15, abs(bc - ab), jump  # h^2 and h^4 removed
+
+
 def richardson(
-    phi: Line, here: float, size: float, wanted: float, noise: float = 0.0, central: float | None = None
+    phi: Line,
+    here: float,
+    size: float,
+    wanted: float,
+    noise: float = 0.0,
+    central: float | None = None,
+    reach: float = REACH,
 ) -> Slope:
     """Extrapolate from the first three steps, each half of the one before, that agree to `wanted` and rounding.
 
@@ -92,6 +136,7 @@ def richardson(
     central difference, if it is known. The three must agree with it as well, as long as it is the shorter step. Where
     no three agree, the best three are taken with the error that they and shorter steps show, unless the slopes to the
     left and right say that phi has a kink. A step to where phi is not finite says nothing: shorter ones are taken.
+    reach: the first step, for what has the size 1.
 
     >>> slope = richardson(math.exp, 1.0, 1.0, 1e-10)
     >>> abs(slope.value - 1) < 1e-12, slope.kink
@@ -103,50 +148,65 @@ def richardson(
     near = central_difference(phi, size) if central is None else central
     short = CENTRAL * size
     size = math.ldexp(1.0, math.ceil(math.log2(size)))  # x + h is then exact more often
-    h, best = REACH * size, Slope(math.nan, math.inf)
-    slopes: list[float] = []  # central differences, one per step
-    bends: list[float] = []  # right minus left slope: h phi'' and odd powers, or the jump of a kink
+    h, best, kink = reach * size, Slope(math.nan, math.inf), False
+    steps: list[Step] = []
     jumps: list[float] = []
-    kink, sides = False, (math.nan, math.nan)  # the slopes to the left and to the right
-    for step in count(1) if math.isfinite(here) else ():
-        up, down = value(phi, h), value(phi, -h)
-        if not math.isfinite(up - down):
-            if step >= LEVELS:
-                break
-            slopes, bends, jumps, best, h = [], [], [], Slope(math.nan, math.inf), h / 2
-            continue
-        last, sides = sides, ((here - down) / h, (up - here) / h)
-        slopes.append((up - down) / (2 * h))
-        bends.append((up - here + (down - here)) / h)
-        if len(slopes) >= 3:
-            (a, b, c), (p, q, r) = slopes[-3:], bends[-3:]
-            ab, bc = (4 * b - a) / 3, (4 * c - b) / 3  # h^2 removed
-            found = (16 * bc - ab) / 15
-            jumps.append((8 * (2 * r - q) - (2 * q - p)) / 7)  # h and h^3 removed: 0 for a smooth phi
-            blur = (EPS * (max(abs(up), abs(down)) + size * abs(c)) + noise) / h
-            # The difference of the last two is the error before the last step: too large for a smooth phi, right
-            # where rounding rules. A kink shows in either.
-            error = max(abs(bc - ab), abs(jumps[-1])) + blur
-            if 4 * h > short and math.isfinite(near):  # all that is between them but h^2 and the rounding of `near`
-                error = max(error, abs(found - near) - abs(b - c) * (short / h) ** 2 - ROUNDING * blur * h / short)
-            if error <= wanted + ROUNDING * blur:
+    for level in count(1) if math.isfinite(here) else ():
+        step, h = take(phi, here, h, size, noise), h / 2
+        steps = [] if step is None else [*steps, step]
+        if step is None and level < LEVELS:
+            jumps, best = [], Slope(math.nan, math.inf)
+        elif step is not None and len(steps) >= 3:
+            found, moved, jump = extrapolate(*steps[-3:])
+            jumps.append(jump)
+            rounding = ROUNDING * step.blur
+            error = max(moved, abs(jump)) + step.blur  # a kink shows in either
+            if 4 * step.h > short and math.isfinite(near):
+                # All that is between them but h^2 and the rounding of `near`.
+                square = abs(steps[-2].slope - step.slope) * (short / step.h) ** 2
+                error = max(error, abs(found - near) - square - rounding * step.h / short)
+            if error <= wanted + rounding:
                 return Slope(found, error)
-            best = best._replace(error=max(best.error, abs(best.value - found) - ROUNDING * blur))
+            best = best._replace(error=max(best.error, abs(best.value - found) - rounding))
             if error < best.error:
                 best = Slope(found, error)
-            stays = is_steady(jumps[-RECENT:], wanted + ROUNDING * blur)
-            if step >= LEVELS:
-                kink = kink or stays or (step == LEVELS and is_kink(jumps, wanted + ROUNDING * blur))
-                if stays or ROUNDING * blur > CLEAR * abs(c):
+            if level >= LEVELS:
+                stays = is_steady(jumps[-RECENT:], wanted + rounding)
+                kink = kink or stays or (level == LEVELS and is_kink(jumps, wanted + rounding))
+                if stays or rounding > CLEAR * abs(step.slope):
                     break
-        elif step >= LEVELS:
+        elif level >= LEVELS:
             break
-        h /= 2
     if not jumps:
         return Slope(math.nan, math.nan)
     if kink:  # what is bent besides is so by half from one step to the next
-        return Slope(slopes[-1], max(abs(a - b) for a, b in zip(last, sides, strict=True)) + blur, True, *sides)
+        last, (_, left, right, blur) = steps[-2:]
+        return Slope(steps[-1].slope, max(abs(last.left - left), abs(last.right - right)) + blur, True, left, right)
     return best
+
+
+def closer(phi: Line, here: float, size: float, slope: Slope, other: float, noise: float = 0.0) -> Slope:
+    """`slope`, or what steps shorter than its own lead to if somebody else's slope says that something is inside them.
+
+    other: that of the complex step or of the gradient that is checked. Steps are shortened as long as rounding leaves
+    a tenth of what is between the two to be seen, and once they show as much, extrapolation begins anew from there.
+
+    >>> def bump(t):
+    ...     return t * math.exp(-((t * 1e8) ** 2))
+    >>> far = richardson(bump, 0.0, 1.0, 1e-10)
+    >>> abs(far.value) < 1e-9, abs(closer(bump, 0.0, 1.0, far, other=1.0).value - 1) < 1e-6
+    (True, True)
+    """
+    h, between = REACH / 2**LEVELS, abs(other - slope.value)
+    while step := take(phi, here, h * size, size, noise):
+        if not ROUNDING * step.blur < between / 10:
+            break
+        if abs(step.slope - slope.value) > between / 10:
+            found = richardson(phi, here, size, 0.0, noise, math.nan, reach=h)
+            if abs(found.value - slope.value) > found.error + slope.error:
+                slope, between = found, abs(other - found.value)
+        h /= 8
+    return slope
 
 
 def is_kink(jumps: list[float], above: float) -> bool:

@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from npvae.flat import Array
-from npvae.oracles import EPS, Line, Slope, central_difference, complex_step, is_residue, richardson
+from npvae.oracles import EPS, Line, Slope, central_difference, closer, complex_step, is_residue, richardson
 from npvae.reports import OK, UNDECIDED, WRONG, Diagnosis
 
 AFFORDABLE = 2000  # entries in all parameters together that are checked one by one: some seconds for a tiny net
@@ -143,20 +143,30 @@ def along(gradient: Array, where: Any) -> Array:
 
 
 def probe(real: Function, exact: Function | None, name: str, gradient: Array, where: Any, here: float) -> Probes:
-    """Ask all oracles. here: the loss where nothing is moved."""
-    central = np.array([central_difference(real.line(name, _one(i)), real.size(name, _one(i))) for i in where])
-    wanted = RICHARDSON / DOUBT * largest(central)
-    slopes = tuple(
-        richardson(real.line(name, _one(i)), here, real.size(name, _one(i)), wanted, real.noise, float(near))
-        for i, near in zip(where, central, strict=True)
-    )
+    """Ask all oracles. here: the loss where nothing is moved.
+
+    Where the complex step or the gradient contradicts Richardson's extrapolation, that looks closer.
+    """
+    lines = [(real.line(name, _one(i)), real.size(name, _one(i))) for i in where]
+    central = np.array([central_difference(phi, size) for phi, size in lines])
+    scale = largest(central)
+    slopes = [
+        richardson(phi, here, size, RICHARDSON / DOUBT * scale, real.noise, float(near))
+        for (phi, size), near in zip(lines, central, strict=True)
+    ]
     analytic = along(gradient, where)
     steps = None if exact is None else np.array([complex_step(exact.line(name, _one(i))) for i in where])
     if exact is not None and steps is not None:  # one that says 0 may be right where what cancels leaves rounding
         for k in np.flatnonzero((analytic == 0) & (steps != 0)):
             if is_residue(exact.line(name, _one(where[k])), steps[k], real.size(name, _one(where[k]))):
                 steps[k] = 0.0
-    return Probes(where, analytic, central, steps, slopes)
+    for k, (phi, size) in enumerate(lines):
+        far = slopes[k]
+        for other in [float(some[k]) for some in (steps, analytic) if some is not None]:
+            off = abs(other - far.value) > RICHARDSON * scale + DOUBT * far.error
+            if off and math.isfinite(other) and not far.kink and slopes[k] is far:
+                slopes[k] = closer(phi, here, size, far, other, real.noise)
+    return Probes(where, analytic, central, steps, tuple(slopes))
 
 
 def _one(i: Any) -> Any:
@@ -204,8 +214,9 @@ def judge(probes: Probes, trusted: bool, overall: float, tolerance: float = 0.0)
     Richardson's extrapolation convicts. Where it does not, a gradient is acquitted by the complex step, or by
     Richardson's if that is precise enough; else it is undecided. At a kink, which the complex step does not cross, a
     gradient that the complex step does not acquit is left out if it lies between the slopes to both sides. Where kinks
-    are many, several may meet in one probe, and whoever takes a side at each leaves that range: there the distance
-    between the slopes is allowed for besides.
+    are many, several may meet in one probe, and whoever takes a side at each leaves that range: of a layer of zeros
+    before ReLU every row of the batch is bent, the gradient may be 0, and both slopes positive. There the size of the
+    slopes is allowed for besides.
     """
     a, exact, value, doubt = probes.analytic, probes.exact, probes.value, probes.doubt
     kinks, believed = ~probes.smooth, oracle(probes, trusted)
@@ -221,7 +232,7 @@ def judge(probes: Probes, trusted: bool, overall: float, tolerance: float = 0.0)
     ends = np.array([(slope.left, slope.right) for slope in probes.slopes]).reshape(-1, 2)
     low, high = ends.min(axis=1, initial=math.inf), ends.max(axis=1, initial=-math.inf)
     many = np.count_nonzero(kinks) > max(KINKS * kinks.size, 1)
-    spare = max(RICHARDSON, tolerance) * scale + floor + doubt + (high - low if many else 0.0)
+    spare = max(RICHARDSON, tolerance) * scale + floor + doubt + (np.abs(low) + np.abs(high) if many else 0.0)
     excused = (a >= low - spare) & (a <= high + spare)
 
     unknown = ~np.isfinite(value) & np.isfinite(a)
@@ -283,7 +294,9 @@ def locate(
         else:
             found = richardson(real.line(name, v), here, real.size(name, v), 0.0, real.noise)
             slope, doubt = found.value, DOUBT * found.error
-        return bool(abs(slope - v @ flat) > RICHARDSON * np.linalg.norm(flat * v) + doubt)
+        each = flat * v
+        size = largest(each) or 1.0  # the squares of an exploded gradient are beyond what a float holds
+        return bool(abs(slope - each.sum()) > RICHARDSON * size * np.linalg.norm(each / size) + doubt)
 
     low, high = (0, flat.size) if start is None else (start, start + 1)
     while high - low > 1:

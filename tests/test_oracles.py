@@ -12,6 +12,7 @@ from npvae.oracles import (
     POINTS,
     Slope,
     central_difference,
+    closer,
     complex_step,
     is_kink,
     noise_level,
@@ -167,6 +168,23 @@ def test_a_bump_narrower_than_the_first_steps(width):
     found = richardson(lambda t: t / width * math.exp(-((t / width) ** 2)), 0.0, 1.0, 1e-10 / width)
     assert not found.kink
     assert abs(found.value * width - 1) <= 1e-9
+
+
+@pytest.mark.parametrize("width", [10.0**-k for k in range(6, 12)])
+@pytest.mark.parametrize("offset", [0.0, 3.0])
+def test_what_is_narrower_than_every_step_is_found_by_who_looks_for_it(width, offset):
+    def phi(t):
+        return offset + math.sin(t) + t * math.exp(-((t / width) ** 2))
+
+    far = richardson(phi, offset, 1.0, 1e-10)
+    assert abs(far.value - 1) <= 1e-9
+    found = closer(phi, offset, 1.0, far, other=2.0)
+    # eps (1 + offset)/h with h a tenth of the width, twelvefold by the extrapolation.
+    assert abs(found.value - 2) <= found.error <= 12 * 50 * EPS * (1 + offset) / (width / 10)
+    # Of another slope that nothing inside explains, the first is kept.
+    assert closer(math.sin, 0.0, 1.0, far, other=2.0) == closer(math.sin, 0.0, 1.0, far, other=1.0) == far
+    # Below what noise leaves to be seen, nothing is looked at.
+    assert closer(phi, offset, 1.0, far, other=2.0, noise=1e-6) == far
 
 
 def test_the_central_difference_may_be_handed_over():
