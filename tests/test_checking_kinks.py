@@ -7,6 +7,8 @@ import pytest
 from losses import PARAMS, A, cubes, cubes_gradients, kinds, scaled
 
 import npvae as nv
+from npvae.oracles import richardson
+from npvae.probing import Function
 
 
 def norm(p):  # a loss that takes floats alone, and has kinks
@@ -127,6 +129,33 @@ def test_too_many_kinks_fail():
     assert report.findings[-1].kind == "kinks" and report.findings[-1].fatal
 
 
+def test_a_layer_of_zeros_before_relu_is_not_convicted():
+    """Every row of the batch is bent there: both slopes may be positive, and 0 is right all the same."""
+    rng = np.random.default_rng(0)
+    x, params = rng.standard_normal((12, 5)), {"W": np.zeros((5, 4)), "V": rng.standard_normal((4, 2))}
+
+    def loss(p):
+        return float(((np.maximum(x @ p["W"], 0) @ p["V"] - 1) ** 2).sum())
+
+    def slopes(p, at=0.0):
+        h = x @ p["W"]
+        dy = 2 * (np.maximum(h, 0) @ p["V"] - 1)
+        return {"W": x.T @ (dy @ p["V"].T * np.where(h > 0, 1, at)), "V": np.maximum(h, 0).T @ dy}
+
+    for at in (0.0, 0.5, 1.0):
+        report = nv.check_function(loss, lambda p, at=at: slopes(p, at), params)
+        assert report.tensors[0].verdict == "undecided" and report.findings[-1].kind == "kinks" and not report.ok
+        sides = [(s.left, s.right) for i in range(20) for s in [slope_of(loss, params, "W", i)]]
+        assert any(left * right > 0 for left, right in sides)
+    report = nv.check_function(loss, lambda p: {**slopes(p), "W": slopes(p)["W"] + 100}, params)
+    assert report.tensors[0].verdict == "WRONG"
+
+
+def slope_of(loss, params, name, i):
+    function = Function({k: v.copy() for k, v in params.items()}, lambda: loss(function.params))
+    return richardson(function.line(name, i), loss(params), 1.0, 1e-9)
+
+
 def test_a_wrong_gradient_of_a_bent_loss_is_not_excused():
     """All of a ReLU network's kinks are near: none excuses a factor."""
     report = nv.check_function(norm, scaled(norm_gradients, 1.001, "w", "b"), PARAMS)
@@ -235,3 +264,24 @@ def test_what_the_first_steps_do_not_see(name, floats):
         report = nv.check_function(loss, lambda p, f=factor: {"w": f * derivative(p["w"]), "v": 2 * p["v"]}, params)
         assert [c.verdict for c in report.tensors] == [verdict, "ok"], str(report)
         assert report.ok == (factor == 1) and kinds(report) == ["not-complex-safe"] * floats
+
+
+def narrow(width):
+    """sin and, at 0, a bump of slope 1 so wide; its derivative."""
+    return (
+        lambda t: np.sin(t + 0.3) + t * np.exp(-((t / width) ** 2)),
+        lambda t: np.cos(t + 0.3) + (1 - 2 * (t / width) ** 2) * np.exp(-((t / width) ** 2)),
+    )
+
+
+@pytest.mark.parametrize("width", [1e-6, 1e-8, 1e-9, 1e-11])
+def test_what_is_narrower_than_every_step_is_looked_for(width):
+    """It is where the complex step, or else the gradient, says that it is; who forgot it is then wrong."""
+    phi, slope = narrow(width)
+    params = {"w": np.array([0.0, 1.0, 2.0])}
+    whole = nv.check_function(lambda p: phi(p["w"]).sum(), lambda p: {"w": slope(p["w"])}, params)
+    assert whole.ok and whole.tensors[0].complex_error < 1e-12, str(whole)
+    without = nv.check_function(lambda p: phi(p["w"]).sum(), lambda p: {"w": np.cos(p["w"] + 0.3)}, params)
+    assert without.tensors[0].verdict == "WRONG" and without.tensors[0].worst == (0,)
+    floats = nv.check_function(lambda p: float(phi(p["w"]).sum()), lambda p: {"w": slope(p["w"])}, params)
+    assert floats.tensors[0].verdict == ("ok" if width > 1e-7 else "undecided")  # its digits are lost in rounding

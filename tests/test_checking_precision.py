@@ -242,6 +242,19 @@ def test_a_fault_in_a_large_array_is_found_where_it_is(where, words, floats):
     assert nv.check_function(loss, waves_gradients, LARGE).ok
 
 
+@pytest.mark.parametrize("power", [160, 200, 300])
+def test_an_exploded_entry_of_a_large_array_is_found_where_it_is(power):
+    """The squares of such numbers are beyond what a float holds, and those of all others are 0 beside them."""
+
+    def gradients(p):
+        g = waves_gradients(p)
+        g["w"][13, 7] *= 10.0**power
+        return g
+
+    report = nv.check_function(waves, gradients, LARGE)
+    assert report.tensors[0].worst == (13, 7) and report.diagnosis.text == "w: wrong in one entry alone, [13, 7]"
+
+
 def test_what_no_checked_entry_shows_is_explained_by_none():
     """Two columns are off, of which two entries know nothing: what is right there is no evidence."""
 
