@@ -2,9 +2,9 @@
 
 A hypothesis looks at the `Evidence` of a wrong gradient and returns a Diagnosis if it explains every entry that is
 known, else None; `explain` takes the first that does: whether all is finite, which the others take for granted, then
-the simplest. None fires on what another one explains: an exact fit of so
-many numbers does not happen by chance, so how well they fit decides nothing between them. What only shows in the
-arrays together (which layers are wrong, which right) is for `relations`.
+the simplest. None fires on what another one explains: an exact fit of so many numbers does not happen by chance, so
+how well they fit decides nothing between them. What only shows in the arrays together (which layers are wrong, which
+right) is for `relations`.
 """
 
 import math
@@ -87,11 +87,11 @@ def decayed(e: Evidence) -> Diagnosis | None:
     if e.param is None:
         return None
     (a, b), x = e.pair, e.param[e.known]
+    if np.count_nonzero(x) < 2:  # one number is a multiple of any other
+        return None
+    if not e.scale or largest(a) <= FIT * e.scale:  # where next to nothing is left, all is missing
+        return None
     size = largest(x)
-    if (
-        not size or not e.scale or np.count_nonzero(x) < 2 or largest(a) <= FIT * e.scale
-    ):  # one number is a multiple of any other,
-        return None  # and where next to nothing is left, all is missing
     weighed = x / size * e.weights
     c = float(weighed @ (a - b) / (weighed @ (x / size))) / size
     score = e.misses(e.analytic - c * e.param)
