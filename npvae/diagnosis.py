@@ -2,112 +2,28 @@
 
 A hypothesis looks at the `Evidence` of a wrong gradient and returns a Diagnosis if it explains every entry that is
 known, else None; `explain` takes the first that does: whether all is finite, which the others take for granted, then
-the simplest. None fires on what another one explains: an exact fit of so
-many numbers does not happen by chance, so how well they fit decides nothing between them. What only shows in the
-arrays together (which layers are wrong, which right) is for `relations`.
+the simplest. None fires on what another one explains: an exact fit of so many numbers does not happen by chance, so
+how well they fit decides nothing between them. What only shows in the arrays together (which layers are wrong, which
+right) is for `relations`.
 """
 
 import math
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
-from functools import cached_property
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 
 import numpy as np
 
+from npvae.evidence import FIT, Evidence, cosine, misfit
 from npvae.factors import NAMED, count_factor, name_factor
 from npvae.flat import Array
 from npvae.probing import largest
 from npvae.reports import Diagnosis
 
-FIT = 1e-6  # relative: above what the oracles leave open, and far below what a wrong formula leaves
-LEFT = 1e-3  # of the error, at most, may an explanation leave unexplained: else it explains a small error by itself
 EXACT = 1e-9  # where few known numbers are looked for among many, chance would find 1e-6
 ENOUGH = 8  # as many known entries, where only a sample is known
 ALIKE = 0.99  # cosine: what is wrong by so little is no other formula, as far as a loss of few digits can tell
 POWERS = 20  # of ten, by which no wrong formula is off
 DIGITS = 1e-4  # what agrees to so much, and is off by no rule, was computed with fewer digits
-
-
-@dataclass(frozen=True)
-class Evidence:
-    """One array. `expected` is NaN where no oracle was asked; so is each of the `terms`, whose sum it is.
-
-    wrong: whether the check failed. doubt: how far off `expected` may be, entry by entry. coarse: whether the loss has
-    so few digits that this is much. again: what a second call at the same parameters returned, if something else.
-    param: the array itself. scales: what a factor may be called. found: what is known already.
-    """
-
-    name: str
-    analytic: Array
-    expected: Array
-    wrong: bool = True
-    doubt: Array | float = 0.0
-    coarse: bool = False
-    again: Array | None = None
-    param: Array | None = None
-    terms: Mapping[str, Array] = field(default_factory=dict)
-    scales: Mapping[str, float] = field(default_factory=dict)
-    found: Diagnosis | None = None
-
-    @property
-    def known(self) -> Array:
-        """Where an expected value is known, as a mask."""
-        return np.isfinite(self.expected)
-
-    @property
-    def off(self) -> Array:
-        """Where it is known to be wrong, as a mask."""
-        near: Array = np.abs(self.analytic - self.expected) <= self.fit * self.scale + self.doubt
-        return self.known & ~near
-
-    @cached_property
-    def fit(self) -> float:
-        """How far off an explanation may be, relative to `scale` and besides the doubt."""
-        error = misfit(*self.pair)
-        return min(FIT, LEFT * error) if error > 0 else FIT
-
-    @property
-    def scale(self) -> float:
-        """The largest expected value."""
-        return largest(self.expected[self.known])
-
-    @property
-    def pair(self) -> tuple[Array, Array]:
-        """The analytic and the expected values (n,) where both are known."""
-        return self.analytic[self.known], self.expected[self.known]
-
-    @property
-    def doubts(self) -> Array:
-        """The doubt (n,) where both are known."""
-        return np.broadcast_to(self.doubt, self.expected.shape)[self.known]
-
-    @property
-    def weights(self) -> Array:
-        """How much the entries (n,) count in a fit: by the squares of their doubt, relative to `scale`."""
-        weights: Array = (self.doubts / self.scale + NAMED) ** -2.0
-        return weights
-
-    def misses(self, gradient: Array) -> float:
-        """How far a gradient is from the expected one, relative to `scale`, by more than the doubt."""
-        b = self.expected[self.known]
-        off = np.abs(gradient[self.known] - b)
-        return misfit(b + np.maximum(off - self.doubts, 0.0), b)
-
-
-def misfit(a: Array, b: Array) -> float:
-    """max|a - b| / max|b|; infinite if there is nothing to compare, or b is 0 and a is not."""
-    scale = largest(b)
-    off = largest(a - b)
-    return off / scale if scale > 0 and a.size else (0.0 if off == 0 and a.size else math.inf)
-
-
-def cosine(a: Array, b: Array) -> float:
-    """The cosine of the angle between two vectors; 0 if one is 0. Their squares may be beyond what a float holds."""
-    a, b = a / (largest(a) or 1.0), b / (largest(b) or 1.0)
-    return float(a @ b / (np.linalg.norm(a) * np.linalg.norm(b) or 1.0))
-
-
-# ── One array ────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
 def not_finite(e: Evidence) -> Diagnosis | None:
@@ -171,11 +87,11 @@ def decayed(e: Evidence) -> Diagnosis | None:
     if e.param is None:
         return None
     (a, b), x = e.pair, e.param[e.known]
+    if np.count_nonzero(x) < 2:  # one number is a multiple of any other
+        return None
+    if not e.scale or largest(a) <= FIT * e.scale:  # where next to nothing is left, all is missing
+        return None
     size = largest(x)
-    if (
-        not size or not e.scale or np.count_nonzero(x) < 2 or largest(a) <= FIT * e.scale
-    ):  # one number is a multiple of any other,
-        return None  # and where next to nothing is left, all is missing
     weighed = x / size * e.weights
     c = float(weighed @ (a - b) / (weighed @ (x / size))) / size
     score = e.misses(e.analytic - c * e.param)

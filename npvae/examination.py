@@ -9,8 +9,9 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from npvae.calls import Problem, fit, is_constant, is_steady, look_at_complex_loss, look_at_gradients, look_at_loss
-from npvae.diagnosis import Evidence, place
+from npvae.diagnosis import place
 from npvae.errors import check_whole
+from npvae.evidence import Evidence
 from npvae.flat import Array
 from npvae.probing import (
     AFFORDABLE,

@@ -12,7 +12,8 @@ from itertools import pairwise
 
 import numpy as np
 
-from npvae.diagnosis import FIT, Evidence, explain, explains, misfit, multiple, one_term
+from npvae.diagnosis import explain, explains, multiple, one_term
+from npvae.evidence import FIT, Evidence, misfit
 from npvae.flat import Array
 from npvae.reports import Diagnosis, Finding
 

@@ -16,6 +16,7 @@ PARTS = (  # a module may import those on lines above its own
     "noise checkpoint progress",
     "reports oracles factors",
     "probing",
+    "evidence",
     "diagnosis",
     "relations calls",
     "examination",

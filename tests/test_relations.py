@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 import npvae as nv
-from npvae.diagnosis import Evidence
+from npvae.evidence import Evidence
 from npvae.ops import jit, reference
 from npvae.relations import code, diagnose, forward_order, groups, layers
 
