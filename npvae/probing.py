@@ -160,12 +160,12 @@ def probe(real: Function, exact: Function | None, name: str, gradient: Array, wh
         for k in np.flatnonzero((analytic == 0) & (steps != 0)):
             if is_residue(exact.line(name, _one(where[k])), steps[k], real.size(name, _one(where[k]))):
                 steps[k] = 0.0
-    for k, (phi, size) in enumerate(lines):
-        far = slopes[k]
-        for other in [float(some[k]) for some in (steps, analytic) if some is not None]:
+    for i, (phi, size) in enumerate(lines):
+        far = slopes[i]
+        for other in [float(some[i]) for some in (steps, analytic) if some is not None]:
             off = abs(other - far.value) > RICHARDSON * scale + DOUBT * far.error
-            if off and math.isfinite(other) and not far.kink and slopes[k] is far:
-                slopes[k] = closer(phi, here, size, far, other, real.noise)
+            if off and math.isfinite(other) and not far.kink and slopes[i] is far:
+                slopes[i] = closer(phi, here, size, far, other, real.noise)
     return Probes(where, analytic, central, steps, tuple(slopes))
 
 

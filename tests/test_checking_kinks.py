@@ -7,8 +7,6 @@ import pytest
 from losses import PARAMS, A, cubes, cubes_gradients, kinds, scaled
 
 import npvae as nv
-from npvae.oracles import richardson
-from npvae.probing import Function
 
 
 def norm(p):  # a loss that takes floats alone, and has kinks
@@ -132,28 +130,22 @@ def test_too_many_kinks_fail():
 def test_a_layer_of_zeros_before_relu_is_not_convicted():
     """Every row of the batch is bent there: both slopes may be positive, and 0 is right all the same."""
     rng = np.random.default_rng(0)
-    x, params = rng.standard_normal((12, 5)), {"W": np.zeros((5, 4)), "V": rng.standard_normal((4, 2))}
+    x, y = rng.standard_normal((12, 5)), rng.standard_normal((12, 2))
+    params = {"W": np.zeros((5, 4)), "V": rng.standard_normal((4, 2))}
 
     def loss(p):
-        return float(((np.maximum(x @ p["W"], 0) @ p["V"] - 1) ** 2).sum())
+        return float(((np.maximum(x @ p["W"], 0) @ p["V"] - y) ** 2).sum())
 
     def slopes(p, at=0.0):
         h = x @ p["W"]
-        dy = 2 * (np.maximum(h, 0) @ p["V"] - 1)
+        dy = 2 * (np.maximum(h, 0) @ p["V"] - y)
         return {"W": x.T @ (dy @ p["V"].T * np.where(h > 0, 1, at)), "V": np.maximum(h, 0).T @ dy}
 
     for at in (0.0, 0.5, 1.0):
         report = nv.check_function(loss, lambda p, at=at: slopes(p, at), params)
         assert report.tensors[0].verdict == "undecided" and report.findings[-1].kind == "kinks" and not report.ok
-        sides = [(s.left, s.right) for i in range(20) for s in [slope_of(loss, params, "W", i)]]
-        assert any(left * right > 0 for left, right in sides)
     report = nv.check_function(loss, lambda p: {**slopes(p), "W": slopes(p)["W"] + 100}, params)
     assert report.tensors[0].verdict == "WRONG"
-
-
-def slope_of(loss, params, name, i):
-    function = Function({k: v.copy() for k, v in params.items()}, lambda: loss(function.params))
-    return richardson(function.line(name, i), loss(params), 1.0, 1e-9)
 
 
 def test_a_wrong_gradient_of_a_bent_loss_is_not_excused():
