@@ -118,6 +118,53 @@ def test_two_kernels_of_one_decorator_are_told_apart(tmp_path):
 
 
 @compiles
+@pytest.mark.parametrize("lost", ["first", "launcher.locals.launch"])
+def test_work_and_what_calls_it_are_kept_apart(lost, copy):
+    """Either may be missing in the cache: the one is compiled anew, and the other finds it by its name."""
+    (copy / "closures.py").write_text(CLOSURES)
+    fresh = run("import closures", copy).rsplit(maxsplit=2)[0]
+    gone = [path for path in kept(copy) if lost in path.name]
+    for path in gone:
+        path.unlink()
+    assert gone and run("import closures", copy) == f"{fresh} {len(gone)} {4 - len(gone)}"
+
+
+HELD = """
+import numpy as np
+from npvae.ops.compiling import COMPILED
+from npvae.ops.matmul import product
+from npvae.ops.threads import set_threads
+set_threads(2)
+product(np.ones((99, 99)), np.ones((99, 99)), np.empty((99, 99)))
+def code(name):
+    return "".join(code for each in COMPILED if each.py_func.__name__ == name for code in each.inspect_asm().values())
+
+print(*(code(name).count("vfmadd") + code(name).count("fmla") for name in ("compute", "launch")), len(code("launch")))
+"""
+
+
+@compiles
+def test_what_launches_work_holds_no_copy_of_it(tmp_path):
+    work, launch, length = map(int, run(HELD, tmp_path, PYTHONPATH=str(PACKAGE.parent)).split())
+    assert work > 30 and launch == 0 < length  # multiply-adds, of 8 x 3 accumulators at least
+
+
+@compiles
+def test_work_that_was_not_published_is_not_called_by_a_name():
+    """LLVM would end the process over it."""
+    from numba import njit, types
+
+    from npvae.ops.linking import Named
+
+    named = Named(njit(lambda part, parts, x: None), "work")
+    call = named.call
+    with pytest.raises(KeyError, match="^'work "):
+        njit(lambda parts, x: call(0, parts, (x,)))(2, 1.0)
+    named.publish((types.int64, types.int64, types.float64))
+    assert njit(lambda parts, x: call(0, parts, (x,)))(2, 1.0) is None
+
+
+@compiles
 def test_the_width_of_a_vector_is_part_of_the_key(tmp_path):
     code = "from npvae.ops import compiling, tile; print(tile.BITS, compiling.FINGERPRINT)"
     found = [run(code, tmp_path, PYTHONPATH=str(PACKAGE.parent), NPVAE_VECTOR_BITS=bits).split() for bits in WIDTHS]

@@ -42,7 +42,7 @@ RANKS = {name: rank for rank, line in enumerate(PARTS) for name in line.split()}
 PACKAGES = ("datasets", "lessons", "ops", "zoo")
 INSIDE = {  # of a package, the same
     "ops": (
-        "updates threads",
+        "updates threads linking",
         "compiling",
         "reference elementary host",
         "activation tile",

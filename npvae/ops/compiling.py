@@ -14,6 +14,7 @@ from numba import config, njit, prange
 from numba.core.caching import FunctionCache
 
 from npvae.errors import InputError
+from npvae.ops.linking import Named
 from npvae.ops.threads import BUSY
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -96,7 +97,7 @@ LINE = 16  # the grain of vectors: a cache line of float32, which one thread sho
 
 
 def _compile(function: F, name: str, **options: Any) -> F:
-    compiled: Any = njit(error_model="numpy", **options)(function)
+    compiled: Any = njit(error_model="numpy", no_cfunc_wrapper=True, **options)(function)  # no C code calls it
     if not config.DISABLE_JIT:
         COMPILED.append(compiled)
         with suppress(RuntimeError):  # "no locator available": Numba found nowhere to write
@@ -118,12 +119,7 @@ def parallel(fastmath: frozenset[str] = CAREFUL) -> Callable[[F], Callable[..., 
 
     def decorate(function: F) -> Callable[..., None]:
         work: Any = kernel(fastmath)(function)
-
-        def launch(parts: int, *arguments: Any) -> None:
-            for part in prange(parts):
-                work(np.int64(part), parts, *arguments)  # uint64 would compile anew
-
-        launched = _compile(launch, f"launch {function.__qualname__}", parallel=True)
+        launched = in_turn(work) if config.DISABLE_JIT else launcher(work, function)
 
         @wraps(function)
         def shared(parts: int, *arguments: Any) -> None:
@@ -136,6 +132,30 @@ def parallel(fastmath: frozenset[str] = CAREFUL) -> Callable[[F], Callable[..., 
         return shared
 
     return decorate
+
+
+def launcher(work: Any, function: Callable[..., Any]) -> Callable[..., None]:
+    """What hands out the parts of compiled work to the pool."""
+    named = Named(work, f"{function.__module__}.{function.__qualname__}")
+    call = named.call
+
+    def launch(parts: int, *arguments: Any) -> None:
+        for part in prange(parts):
+            call(np.int64(part), parts, arguments)  # uint64 would compile anew
+
+    launched = _compile(launch, f"launch {function.__qualname__}", parallel=True)
+    named.publish_before(launched)
+    return launched
+
+
+def in_turn(work: Any) -> Callable[..., None]:
+    """Where nothing is compiled: one part after another."""
+
+    def launched(parts: int, *arguments: Any) -> None:
+        for part in range(parts):
+            work(part, parts, *arguments)
+
+    return launched
 
 
 @kernel()
