@@ -158,7 +158,7 @@ def test_work_that_was_not_published_is_not_called_by_a_name():
 
     named = Named(njit(lambda part, parts, x: None), "work")
     call = named.call
-    with pytest.raises(KeyError, match="^'work "):
+    with pytest.raises(KeyError, match=r"^'work "):
         njit(lambda parts, x: call(0, parts, (x,)))(2, 1.0)
     named.publish((types.int64, types.int64, types.float64))
     assert njit(lambda parts, x: call(0, parts, (x,)))(2, 1.0) is None
