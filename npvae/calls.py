@@ -62,9 +62,6 @@ def look_at_loss(problem: Problem) -> float | None:
         problem.find("not-finite", f"the loss is {first}")
         return first
     noise, magnitude = roughness(problem.real, first)
-    if ROUNDING * EPS * magnitude < noise <= BENDS * magnitude:
-        # A large ReLU network is bent on every way so long, and not on one of a 64th, on which rounding is the same.
-        noise = min(noise, roughness(problem.real, first, JITTER / 64)[0])
     if not is_steady(problem, first, "a few calls later"):
         return None
     if noise > ROUNDING * EPS * magnitude:
@@ -75,26 +72,41 @@ def look_at_loss(problem: Problem) -> float | None:
     return first
 
 
-def roughness(real: Function, here: float, shortest: float = JITTER) -> tuple[float, float]:
+def roughness(real: Function, here: float) -> tuple[float, float]:
     """The noise of the loss, and the size of what it is made of: rounding in float64 is some EPS times that.
 
-    The noise is measured on the way in a random direction (of three, the one in the middle: another may meet a kink),
-    and not read off the steps of the loss: code in float32 may add a term in float64 that has none, and a loss of a
-    billion has them in float64. It is made of what the parameters contribute, also where that cancels: `here`, and its
-    slope by their size. Steps over which the loss stands still are lengthened until it moves, and steps of a second
-    length are taken besides: a loss may climb by one rounding in every step, which looks smooth.
+    The noise is measured on the way in a random direction, and not read off the steps of the loss: code in float32 may
+    add a term in float64 that has none, and a loss of a billion has them in float64. Where there is more than rounding
+    on one way there may be a kink: two others are tried, and the one in the middle is taken.
     """
     rng, found = np.random.default_rng(0), []
     for _ in range(3):
         phi = way(real, rng)
-        length, values = shortest / 8, [0.0]
-        while max(values) == min(values) and length < ELSEWHERE:
-            length *= 8
-            values = [value(phi, i * length) for i in range(POINTS)]
-        others = [value(phi, i * 1.618 * length) for i in range(POINTS)]
-        slope = (max(values) - min(values)) / ((POINTS - 1) * length)
-        found.append((max(noise_level(values), noise_level(others)), abs(here) + slope))
+        noise, magnitude = roughness_along(phi, here, JITTER)
+        if ROUNDING * EPS * magnitude < noise <= BENDS * magnitude:
+            # A large ReLU network is bent on every way so long, and not on one of a 64th; rounding is the same on it.
+            noise = min(noise, roughness_along(phi, here, JITTER / 64)[0])
+        if noise <= ROUNDING * EPS * magnitude:
+            return noise, magnitude
+        found.append((noise, magnitude))
     return sorted(found)[1]
+
+
+def roughness_along(phi: Line, here: float, length: float) -> tuple[float, float]:
+    """The same along one way.
+
+    The loss is made of what the parameters contribute, also where that cancels: `here`, and its slope by their size.
+    Steps over which it stands still are lengthened until it moves, and steps of a second length are taken besides: a
+    loss may climb by one rounding in every step, which looks smooth.
+    """
+    values = [0.0]
+    length /= 8
+    while max(values) == min(values) and length < ELSEWHERE:
+        length *= 8
+        values = [value(phi, i * length) for i in range(POINTS)]
+    others = [value(phi, i * 1.618 * length) for i in range(POINTS)]
+    slope = (max(values) - min(values)) / ((POINTS - 1) * length)
+    return max(noise_level(values), noise_level(others)), abs(here) + slope
 
 
 def way(real: Function, rng: np.random.Generator) -> Line:

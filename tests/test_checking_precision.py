@@ -274,7 +274,7 @@ FULL = {"We": (784, 500), "be": 500, "Wc": (500, 40), "bc": 40, "Wd": (20, 500),
 
 
 @pytest.mark.parametrize("bent, milliseconds, entries, along, most", [
-    (False, 2, 16, 2, 1220), (False, 10, 8, 2, 710), (False, 18, 4, 2, 450), (False, 30, 1, 2, 330),
+    (False, 2, 16, 2, 1220), (False, 10, 8, 2, 710), (False, 18, 4, 2, 450), (False, 30, 2, 2, 330),
     (False, 50, 1, 1, 200), (True, 2, 16, 2, 1520), (True, 5, 8, 2, 960), (True, 14, 1, 2, 450),
 ])  # fmt: skip
 def test_a_full_size_model_is_checked_in_ten_seconds(monkeypatch, bent, milliseconds, entries, along, most):
@@ -293,7 +293,7 @@ def test_a_full_size_model_is_checked_in_ten_seconds(monkeypatch, bent, millisec
     assert len(calls) <= most and len(calls) * milliseconds <= 10_000
 
 
-@pytest.mark.parametrize("milliseconds, entries", [(0.1, (1200, 600, 9)), (10, (16, 16, 9)), (60, (1, 1, 1))])
+@pytest.mark.parametrize("milliseconds, entries", [(0.1, (1200, 600, 9)), (10, (16, 16, 9)), (60, (2, 2, 2))])
 def test_a_small_model_whose_loss_is_slow_is_checked_in_ten_seconds(monkeypatch, milliseconds, entries):
     rng, calls = np.random.default_rng(0), []
     params = {name: rng.standard_normal(shape) for name, shape in (("W", (40, 30)), ("V", (30, 20)), ("b", 9))}
