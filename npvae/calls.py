@@ -67,8 +67,9 @@ def look_at_loss(problem: Problem) -> float | None:
     if noise > ROUNDING * EPS * magnitude:
         problem.real = problem.real._replace(noise=noise)
     if noise > COARSE * magnitude:
-        text = f"the loss has {max(math.log10(magnitude / noise), 0.0):.0f} digits: computed in single precision, or"
-        problem.find("single", f"{text} from large numbers that cancel. Compute it in float64", fatal=False)
+        text = f"the loss has {max(math.log10(magnitude / noise), 0.0):.0f} digits that do not jump from step to step"
+        why = "computed in single precision or from large numbers that cancel? Compute it in float64. Or it is steep"
+        problem.find("single", f"{text}: {why}", fatal=False)
     return first
 
 
@@ -152,15 +153,16 @@ def look_at_complex_loss(problem: Problem, here: float) -> Function | None:
     with warnings.catch_warnings():
         warnings.simplefilter("error", np.exceptions.ComplexWarning)  # a cast that drops the imaginary part
         try:
-            value = problem.exact.loss()
+            complex_loss = problem.exact.loss()
         except Exception as error:  # whatever somebody's code does with a kind of number it was not written for
             reason = f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"
             problem.find("not-complex-safe", f"the loss takes no complex numbers ({reason:.100})", fatal=False)
             return None
-    if not isinstance(value, complex | np.complexfloating | np.ndarray) or np.asarray(value).dtype.kind != "c":
+    array = np.asarray(complex_loss)
+    if not isinstance(complex_loss, complex | np.complexfloating | np.ndarray) or array.dtype.kind != "c":
         problem.find("not-complex-safe", "the loss of complex numbers is a real one", fatal=False)
         return None
-    off = abs(complex(value).real - here)
+    off = abs(complex(complex_loss).real - here)
     if off > RICHARDSON * max(abs(here), 1.0):
         text = problem.other or "the loss of complex numbers is another one"
         problem.find("losses-differ" if problem.other else "not-complex-safe", text, fatal=bool(problem.other))

@@ -39,8 +39,7 @@ def gradcheck(
     from each of so many strata, the rest by two random directions. None: all, if the model has no more than 2,000 and
     they take no more than ten seconds; else 16, or 8, 4, 2 or 1, and one direction instead of two, as those allow. Only
     a loss so slow that one entry and one direction of every array take longer is given more; and of an array that is
-    wrong, the place is then looked for besides. Raises InputError for
-    what `Workspace.forward` would refuse.
+    wrong, the place is then looked for besides. Raises InputError for what `Workspace.forward` would refuse.
 
     >>> import npvae as nv
     >>> ws = nv.Workspace(nv.VAE(data=6, hidden=(5,), latent=2), batch=4)

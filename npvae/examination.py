@@ -16,7 +16,6 @@ from npvae.flat import Array
 from npvae.probing import (
     AFFORDABLE,
     COMPLEX,
-    DIRECTIONS,
     KINKS,
     RICHARDSON,
     SAMPLES,
@@ -113,23 +112,19 @@ def look_along(
 
     entries: as many as were asked for; None: all of a small model, or what the budget allows.
     """
-    count, most = sum(sizes.values()), SAMPLES[0] if entries is None else entries
-    if entries is None and 0 < count <= AFFORDABLE:
-        ask(max(sizes, key=lambda name: sizes[name]), np.arange(1))  # to see how long it takes
-        most = count if budget.allows(count, perf_counter()) else SAMPLES[-1]
-    found: dict[str, Probes] = {}
-    ways = {name: directions(size, rng) for name, size in sizes.items() if size > most}
-    for k in range(DIRECTIONS):
-        # Another one only if there is time left for an entry in every array.
-        if k == 0 or entries is not None or budget.allows(len(ways) + len(sizes), perf_counter()):
-            more = {name: ask(name, v[k : k + 1]) for name, v in ways.items()}
-            found = {name: joined(found[name], more[name]) if k else more[name] for name in ways}
-    if entries is not None or not ways:
-        return found, most
+    if entries is not None:
+        return {name: ask(name, directions(size, rng)) for name, size in sizes.items() if size > entries}, entries
+    count = sum(sizes.values())
+    if count <= AFFORDABLE:
+        ask(max(sizes, key=lambda name: sizes[name]), np.arange(min(count, 1)))  # to see how long it takes
+        if budget.allows(count, perf_counter()):
+            return {}, AFFORDABLE
+    ways = {name: directions(size, rng) for name, size in sizes.items() if size > SAMPLES[-1]}
+    found = {name: ask(name, v[:1]) for name, v in ways.items()}
+    if budget.allows(len(ways) + len(sizes), perf_counter()):  # the others, and still an entry of every array
+        found = {name: joined(found[name], ask(name, v[1:])) for name, v in ways.items()}
     fits = (n for n in SAMPLES if budget.allows(sum(min(n, size) for size in sizes.values()), perf_counter()))
-    sample = next(fits, SAMPLES[-1])
-    small = (name for name, size in sizes.items() if sample < size <= most)
-    return found | {name: ask(name, directions(sizes[name], rng)[:1]) for name in small}, sample
+    return found, next(fits, SAMPLES[-1])
 
 
 # ── What follows ─────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -138,34 +133,32 @@ def look_along(
 def conclude(problem: Problem, examined: list[Examined], history: Mapping[str, Any]) -> Report:
     """Verdicts, diagnoses, and what they say together."""
     judged, trusted = {}, {}
-    rough = [[p.central[np.isfinite(p.central)] for one in examined for p in one.probes[k : k + 1]] for k in (0, 1)]
-    overall = [max(map(largest, of_kind), default=0.0) for of_kind in rough]
+    rough = [p.central[np.isfinite(p.central)] for one in examined for p in one.probes]
+    overall = max(map(largest, rough), default=0.0)
     for one in examined:
         trusted[one.name] = all(map(is_complex_safe, one.probes))
-        judged[one.name] = [
-            judge(p, trusted[one.name], g, SINGLE if one.single else 0.0)
-            for p, g in zip(one.probes, overall, strict=False)
-        ]
+        own = SINGLE if one.single else 0.0
+        judged[one.name] = [judge(p, trusted[one.name], overall, own) for p in one.probes]
     unsafe = [one.name for one in examined if not trusted[one.name] and one.probes[0].exact is not None]
     if unsafe:
-        told = problem.other or "the loss is not complex-safe, its complex step is not believed"
-        problem.find(
-            "losses-differ" if problem.other else "not-complex-safe",
-            f"{told}: {', '.join(unsafe)}",
-            fatal=bool(problem.other),
-        )
+        told = problem.other or "the complex step, which the differences contradict (is the loss complex-safe?)"
+        kind, of = ("losses-differ", ":") if problem.other else ("not-complex-safe", ", is not believed of")
+        problem.find(kind, f"{told}{of} {', '.join(unsafe)}", fatal=bool(problem.other))
     every = [group for groups in judged.values() for group in groups]
-    share = sum(np.count_nonzero(group.kinks) for group in every) / max(sum(group.kinks.size for group in every), 1)
+    share, crossed = (
+        sum(np.count_nonzero(mask) for mask in masks) / max(sum(mask.size for mask in masks), 1)
+        for masks in ([group.kinks for group in every], [group.crossed for group in every])
+    )
     if share > 0:
         text = f"{100 * share:.3g} % of what was to be checked was left out: the loss is bent there (ReLU, a clamp)"
         advice = ". That is too much: move the parameters off the kinks" if share > KINKS else ""
         problem.find("kinks", text + advice, fatal=share > KINKS)
-    crossed = sum(np.count_nonzero(group.crossed) for group in every) / max(sum(g.crossed.size for g in every), 1)
     if crossed > 0:
         text = f"{100 * crossed:.3g} % of what was checked lies on a kink of the loss (ReLU, a clamp)"
         problem.find("kinks-crossed", f"{text}: there the complex step judges alone", fatal=False)
     if not any(p.central.any() for one in examined for p in one.probes) and is_constant(problem.real):
-        problem.find("constant", "the loss depends on no parameter: does it read those that it is given?")
+        text = "the loss is the same wherever it was looked at: does it read the parameters that it is given?"
+        problem.find("constant", f"{text} If so, it is saturated")
 
     checks, clues = [], {}
     for one in examined:
@@ -186,7 +179,7 @@ def conclude(problem: Problem, examined: list[Examined], history: Mapping[str, A
     errors = {
         clue.name: (clue.analytic - clue.expected) / (judged[clue.name][0].scale or 1.0) for clue in clues.values()
     }
-    return Report(tuple(checks), tuple(problem.findings), together, COMPLEX, errors)
+    return Report(tuple(checks), tuple(problem.findings), together, errors)
 
 
 def gather(
@@ -244,7 +237,7 @@ def describe(
     exact = [group.complex_error for group in groups if group.complex_error is not None]
     words = None
     if idle:
-        words = Diagnosis("no-effect", "the loss does not depend on it")
+        words = Diagnosis("no-effect", "the loss does not depend on it, or its slope is 0 there")
     elif said == UNDECIDED:
         words = Diagnosis("undecided", "its slopes are lost in the rounding of the loss")
         if left_out == probes:
@@ -256,6 +249,8 @@ def describe(
     elif acquitted:
         text = f"{acquitted} of {probes} on a kink, {bends(one, crossed)}: the complex step, which takes a side, judges"
         words = Diagnosis("kinks-crossed", text)
+    alone = trusted and all(group.acquitted.all() for group in groups)  # with no doubt but rounding
+    believed = BOTH if trusted and said == WRONG else COMPLEX_STEP if alone else RICHARDSONS
     return TensorCheck(
         name=one.name,
         shape=one.gradient.shape,
@@ -265,8 +260,8 @@ def describe(
         central_error=float(np.max([group.central_error for group in groups])),
         richardson_error=float(np.max([group.richardson_error for group in groups])),
         worst=worst,
-        oracle=RICHARDSONS if not trusted else BOTH if said == WRONG else COMPLEX_STEP,
-        tolerance=max(COMPLEX if trusted else RICHARDSON, SINGLE if one.single else 0.0),
+        oracle=believed,
+        tolerance=max(RICHARDSON if believed == RICHARDSONS else COMPLEX, SINGLE if one.single else 0.0),
         kinks=left_out / max(probes, 1),
         verdict=said,
         diagnosis=words,
@@ -300,4 +295,4 @@ def unexamined(problem: Problem) -> Report:
         checks.append(TensorCheck(name, x.shape, 0, 0, None, nan, nan, None, "none", nan, 0.0, UNDECIDED, None))
     _, together = diagnose({}, {}, problem.findings)
     errors = {name: np.full(x.shape, nan) for name, x in problem.real.params.items()}
-    return Report(tuple(checks), tuple(problem.findings), together, COMPLEX, errors)
+    return Report(tuple(checks), tuple(problem.findings), together, errors)

@@ -41,6 +41,7 @@ CENTRAL = EPS ** (1 / 3)  # h^2 from the series and eps/h from rounding are then
 # added to a parameter without rounding; but it is no power of 2, as a period is more likely to be.
 REACH = 181 * 2.0**-15
 LEVELS = 16  # steps; the last, 2e-7, is where rounding (eps/h) would cost more than a kink is likely. There are more
+SHORTER = [REACH * 2.0**-k for k in range(LEVELS, LEVELS + 34, 3)]  # steps for who looks closer: 8e-8 to 1e-17
 CLEAR = 1e-4  # where they lead somewhere: as long as rounding is below this part of the slope (a tanh of a million t)
 ROUNDING = 50  # times eps |loss| is what the rounding of a loss of thousands of terms may come to in a difference
 JITTER, POINTS = 2.0**-22, 9  # steps of a few float32 roundings: over eight of them nothing but noise bends a loss
@@ -53,7 +54,8 @@ class Slope(NamedTuple):
     """phi'(0) by Richardson's extrapolation.
 
     error: its own estimate of how far off it may be. kink: whether the loss is bent at 0 (or too near to step short
-    of it); the slopes to the left and to the right are then the ones that are known, and `error` is theirs.
+    of it); the slopes to the left and to the right are then the ones that are known, and `error` is theirs. step: the
+    shortest that was taken; what is narrower was not seen.
     """
 
     value: float
@@ -61,6 +63,7 @@ class Slope(NamedTuple):
     kink: bool = False
     left: float = math.nan
     right: float = math.nan
+    step: float = math.nan
 
 
 def complex_step(phi: Line) -> float:
@@ -107,8 +110,8 @@ def take(phi: Line, here: float, h: float, size: float, noise: float) -> Step | 
     up, down = value(phi, h), value(phi, -h)
     if not math.isfinite(up - down):
         return None
-    step = Step(h, (here - down) / h, (up - here) / h, 0.0)
-    return step._replace(blur=(EPS * (max(abs(up), abs(down)) + size * abs(step.slope)) + noise) / h)
+    rounding = EPS * (max(abs(up), abs(down)) + size * abs(up - down) / (2 * h))
+    return Step(h, (here - down) / h, (up - here) / h, (rounding + noise) / h)
 
 
 def extrapolate(a: Step, b: Step, c: Step) -> tuple[float, float, float]:
@@ -166,13 +169,15 @@ def richardson(
                 square = abs(steps[-2].slope - step.slope) * (short / step.h) ** 2
                 error = max(error, abs(found - near) - square - rounding * step.h / short)
             if error <= wanted + rounding:
-                return Slope(found, error)
+                return Slope(found, error, step=step.h if math.isnan(near) else min(step.h, short))
             best = best._replace(error=max(best.error, abs(best.value - found) - rounding))
             if error < best.error:
                 best = Slope(found, error)
+            if level == LEVELS:
+                kink = is_kink(jumps, wanted + rounding)
             if level >= LEVELS:
-                stays = is_steady(jumps[-RECENT:], wanted + rounding)
-                kink = kink or stays or (level == LEVELS and is_kink(jumps, wanted + rounding))
+                stays = lasts(jumps[-RECENT:], wanted + rounding)
+                kink = kink or stays
                 if stays or rounding > CLEAR * abs(step.slope):
                     break
         elif level >= LEVELS:
@@ -181,32 +186,39 @@ def richardson(
         return Slope(math.nan, math.nan)
     if kink:  # what is bent besides is so by half from one step to the next
         last, (_, left, right, blur) = steps[-2:]
-        return Slope(steps[-1].slope, max(abs(last.left - left), abs(last.right - right)) + blur, True, left, right)
-    return best
+        error = max(abs(last.left - left), abs(last.right - right)) + blur
+        return Slope(steps[-1].slope, error, True, left, right, 2 * h)
+    return best._replace(step=2 * h)
 
 
-def closer(phi: Line, here: float, size: float, slope: Slope, other: float, noise: float = 0.0) -> Slope:
-    """`slope`, or what steps shorter than its own lead to if somebody else's slope says that something is inside them.
+def closer(phi: Line, here: float, size: float, slope: Slope, other: float, noise: float, scale: float) -> Slope:
+    """`slope`, or what shorter steps lead to, if that is what somebody else says: something is inside its own.
 
-    other: that of the complex step or of the gradient that is checked. Steps are shortened as long as rounding leaves
-    a tenth of what is between the two to be seen, and once they show as much, extrapolation begins anew from there.
+    other: the slope of the complex step or of the gradient that is checked. Steps are shortened as long as rounding
+    leaves a tenth of what is between the two to be seen. Once they show as much, extrapolation begins anew from there;
+    noise is overlooked, as what is too narrow for the steps by which it was measured looks like it. scale: how wide the
+    narrowest may be that is to be expected there. If that cannot be seen, `slope` is not known to better than `other`.
 
     >>> def bump(t):
     ...     return t * math.exp(-((t * 1e8) ** 2))
     >>> far = richardson(bump, 0.0, 1.0, 1e-10)
-    >>> abs(far.value) < 1e-9, abs(closer(bump, 0.0, 1.0, far, other=1.0).value - 1) < 1e-6
+    >>> near = closer(bump, 0.0, 1.0, far, other=1.0, noise=0.0, scale=1.0)
+    >>> abs(far.value) < 1e-9, abs(near.value - 1) < 1e-6
     (True, True)
     """
-    h, between = REACH / 2**LEVELS, abs(other - slope.value)
-    while step := take(phi, here, h * size, size, noise):
-        if not ROUNDING * step.blur < between / 10:
+    between, seen = abs(other - slope.value), slope.step
+    for h in SHORTER:
+        step = take(phi, here, h * size, size, 0.0)
+        if step is None or ROUNDING * step.blur > between / 10:
             break
+        if noise == 0:
+            seen = step.h
         if abs(step.slope - slope.value) > between / 10:
-            found = richardson(phi, here, size, 0.0, noise, math.nan, reach=h)
-            if abs(found.value - slope.value) > found.error + slope.error:
-                slope, between = found, abs(other - found.value)
-        h /= 8
-    return slope
+            found = richardson(phi, here, size, 0.0, 0.0, math.nan, reach=h)
+            if abs(found.value - other) <= between / 10:
+                return found
+            break
+    return slope if seen <= scale else slope._replace(error=max(slope.error, between))
 
 
 def is_kink(jumps: list[float], above: float) -> bool:
@@ -216,10 +228,10 @@ def is_kink(jumps: list[float], above: float) -> bool:
     steps before. A smooth function has no such steps, or it would have been extrapolated from them.
     """
     recent = jumps[-RECENT:]
-    return any(is_steady(recent[i : i + 3], above) for i in range(len(recent) - 2))
+    return any(lasts(recent[i : i + 3], above) for i in range(len(recent) - 2))
 
 
-def is_steady(jumps: list[float], above: float) -> bool:
+def lasts(jumps: list[float], above: float) -> bool:
     """Whether right minus left slope is the same at all these steps, and not small."""
     return min(map(abs, jumps)) > above and max(jumps) - min(jumps) <= STEADY * max(map(abs, jumps))
 

@@ -69,6 +69,15 @@ class Function(NamedTuple):
         moved = np.linalg.norm(x) if isinstance(where, np.ndarray) else abs(x.reshape(-1)[where])
         return max(1.0, float(moved)) if math.isfinite(moved) else 1.0
 
+    def scale(self, name: str, where: "int | Array") -> float:
+        """How wide the narrowest may be that is to be expected there: as what is moved or, if that is 0, as the array;
+        if that is 0 too, as the smallest of the others.
+        """
+        x = self.params[name].real
+        moved = np.linalg.norm(x) if isinstance(where, np.ndarray) else abs(x.reshape(-1)[where])
+        others = [size for other in self.params.values() if (size := largest(other.real))]
+        return float(moved) or largest(x) or min(others, default=1.0)
+
 
 def directions(size: int, rng: np.random.Generator) -> Array:
     """Random unit vectors (DIRECTIONS, size)."""
@@ -161,11 +170,11 @@ def probe(real: Function, exact: Function | None, name: str, gradient: Array, wh
             if is_residue(exact.line(name, _one(where[k])), steps[k], real.size(name, _one(where[k]))):
                 steps[k] = 0.0
     for i, (phi, size) in enumerate(lines):
-        far = slopes[i]
-        for other in [float(some[i]) for some in (steps, analytic) if some is not None]:
-            off = abs(other - far.value) > RICHARDSON * scale + DOUBT * far.error
-            if off and math.isfinite(other) and not far.kink and slopes[i] is far:
-                slopes[i] = closer(phi, here, size, far, other, real.noise)
+        others = [float(some[i]) for some in (steps, analytic) if some is not None and math.isfinite(some[i])]
+        allowed = RICHARDSON * scale + DOUBT * slopes[i].error
+        other = next((other for other in others if abs(other - slopes[i].value) > allowed), None)
+        if other is not None and not slopes[i].kink:
+            slopes[i] = closer(phi, here, size, slopes[i], other, real.noise, real.scale(name, _one(where[i])))
     return Probes(where, analytic, central, steps, tuple(slopes))
 
 
@@ -187,6 +196,7 @@ class Judged(NamedTuple):
     undecided: Array
     kinks: Array  # left out
     crossed: Array  # at a kink too, but acquitted by the complex step
+    acquitted: Array  # by the complex step, or left out
     complex_error: float | None
     central_error: float
     richardson_error: float
@@ -251,6 +261,7 @@ def judge(probes: Probes, trusted: bool, overall: float, tolerance: float = 0.0)
         undecided=undecided,
         kinks=left_out,
         crossed=kinks & acquitted & ~wrong,
+        acquitted=acquitted | left_out,
         complex_error=None if exact is None else relative(a[seen] - exact[seen], shown),
         central_error=relative((a - probes.central)[seen & probes.smooth], shown),
         richardson_error=relative((a - value)[seen & probes.smooth], shown),

@@ -92,14 +92,12 @@ class Report:
     """What a check found; printed, it is a table, with the error of each tensor against each of the three oracles.
 
     tensors: what was found of each. findings: what is not about one tensor. diagnosis: all of it in a sentence.
-    tolerance: of the complex step; each tensor has its own. errors: by name, (analytic - expected) / max|expected|, NaN
-    where not checked.
+    errors: by name, (analytic - expected) / max|expected|, NaN where not checked.
     """
 
     tensors: tuple[TensorCheck, ...]
     findings: tuple[Finding, ...]
     diagnosis: Diagnosis
-    tolerance: float
     errors: Mapping[str, Array] = field(compare=False, repr=False)
 
     @property
@@ -138,7 +136,6 @@ class Report:
         return plain({
             "ok": self.ok,
             "max_error": self.max_error,
-            "tolerance": self.tolerance,
             "diagnosis": vars(self.diagnosis),
             "findings": [vars(finding) for finding in self.findings],
             "tensors": tensors,

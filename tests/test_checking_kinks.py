@@ -148,6 +148,41 @@ def test_a_layer_of_zeros_before_relu_is_not_convicted():
     assert report.tensors[0].verdict == "WRONG"
 
 
+@pytest.mark.parametrize("size", [1e-7, 1e-8, 1e-9])
+@pytest.mark.parametrize("floats", [True, False])
+def test_bends_that_are_nearer_than_any_step_sees_convict_nobody(size, floats):
+    """Parameters so small have bends as near, and rounding hides what a step does that is shorter: nobody knows."""
+    for seed in range(4):
+        rng = np.random.default_rng(seed)
+        x, y = rng.standard_normal((7, 5)), rng.standard_normal((7, 3))
+        shapes = {"W": (5, 6), "b": (6,), "V": (6, 3)}
+        params = {name: size * rng.standard_normal(shape) for name, shape in shapes.items()}
+
+        def loss(p, x=x, y=y):
+            h = x @ p["W"] + p["b"]
+            total = (((h * (h.real > 0)) @ p["V"] - y) ** 2).sum()
+            return float(total) if floats else total
+
+        def slopes(p, x=x, y=y):
+            h = x @ p["W"] + p["b"]
+            dy = 2 * (np.maximum(h, 0) @ p["V"] - y)
+            dh = dy @ p["V"].T * (h > 0)
+            return {"W": x.T @ dh, "b": dh.sum(0), "V": np.maximum(h, 0).T @ dy}
+
+        report = nv.check_function(loss, slopes, params)
+        assert report.ok or floats, str(report)
+        assert not any(check.verdict == "WRONG" for check in report.tensors), str(report)
+        assert not nv.check_function(loss, scaled(slopes, 2.0, "W", "b", "V"), params).ok
+
+
+def test_a_pole_that_is_nearer_than_any_step_convicts_nobody():
+    params = {"w": np.array([1e-14, 1e-12])}
+    report = nv.check_function(lambda p: (1e-14 / p["w"]).sum(), lambda p: {"w": -1e-14 / p["w"] ** 2}, params)
+    assert report.ok
+    report = nv.check_function(lambda p: float((1e-14 / p["w"]).sum()), lambda p: {"w": -1e-14 / p["w"] ** 2}, params)
+    assert report.tensors[0].verdict == "undecided"
+
+
 def test_a_wrong_gradient_of_a_bent_loss_is_not_excused():
     """All of a ReLU network's kinks are near: none excuses a factor."""
     report = nv.check_function(norm, scaled(norm_gradients, 1.001, "w", "b"), PARAMS)
@@ -177,7 +212,9 @@ def test_a_loss_that_ignores_a_tensor():
     for gradients in (lambda p: {"w": 2 * p["w"], "b": 0 * p["b"]}, lambda p: {"w": 2 * p["w"]}):
         report = nv.check_function(loss, gradients, PARAMS)
         assert report.ok
-        assert report.tensors[1].diagnosis == nv.Diagnosis("no-effect", "the loss does not depend on it")
+        assert report.tensors[1].diagnosis == nv.Diagnosis(
+            "no-effect", "the loss does not depend on it, or its slope is 0 there"
+        )
     report = nv.check_function(loss, lambda p: {"w": 2 * p["w"], "b": 1e-3 * p["b"]}, PARAMS)
     assert report.diagnosis.kind == "unfounded" and not report.ok
 
@@ -185,6 +222,21 @@ def test_a_loss_that_ignores_a_tensor():
 def test_a_loss_that_ignores_everything():
     report = nv.check_function(lambda p: 3.0, lambda p: {"w": 0 * p["w"], "b": 0 * p["b"]}, PARAMS)
     assert not report.ok and kinds(report)[-1] == "constant" == report.diagnosis.kind
+
+
+STILL = {  # a loss that is 0, the gradient that forgets why, and where
+    "all units dead": (lambda w: np.maximum(w, 0), np.ones_like, -1.0),
+    "decay at 0": (lambda w: w**2, lambda w: 2 * w + 1, 0.0),
+    "a cube": (lambda w: w**3, lambda w: 3 * w**2 + 1, 0.0),
+}
+
+
+@pytest.mark.parametrize("name", STILL)
+def test_a_loss_of_zero_that_stands_still(name):
+    """Nothing is rounded there: no step is too short to be looked at, and the search ends all the same."""
+    function, wrong, at = STILL[name]
+    report = nv.check_function(lambda p: function(p["w"]).sum(), lambda p: {"w": wrong(p["w"])}, {"w": np.full(3, at)})
+    assert report.tensors[0].verdict == "WRONG"
 
 
 def test_an_all_zero_gradient_where_the_loss_varies():
@@ -238,6 +290,7 @@ STEEP = {  # loss, gradient and where: it saturates, repeats or ends within the 
     "wave at 300": (lambda w: np.sin(WAVE * w), lambda w: WAVE * np.cos(WAVE * w), [300.3]),
     "short wave": (lambda w: np.sin(512 * WAVE * w), lambda w: 512 * WAVE * np.cos(512 * WAVE * w), [0, 0.25, 0.5]),
     "bump of 1e-4": (lambda w: 1e4 * w * np.exp(-((1e4 * w) ** 2)), lambda w: 1e4 + 0 * w, [0]),
+    "wave of 1e-6": (lambda w: np.sin(1e6 * w), lambda w: 1e6 * np.cos(1e6 * w), [0.0, 1.7]),
     "bump of 1e-5": (lambda w: 1e5 * w * np.exp(-((1e5 * w) ** 2)), lambda w: 1e5 + 0 * w, [0]),
 }
 
@@ -256,6 +309,20 @@ def test_what_the_first_steps_do_not_see(name, floats):
         report = nv.check_function(loss, lambda p, f=factor: {"w": f * derivative(p["w"]), "v": 2 * p["v"]}, params)
         assert [c.verdict for c in report.tensors] == [verdict, "ok"], str(report)
         assert report.ok == (factor == 1) and kinds(report) == ["not-complex-safe"] * floats
+
+
+@pytest.mark.parametrize("floats", [True, False])
+@pytest.mark.parametrize("steep", [1e7, 1e8])
+def test_what_is_so_steep_that_it_looks_like_noise(steep, floats):
+    params = {"w": np.array([0.3, 0.0])}
+
+    def loss(p):
+        total = np.tanh(steep * p["w"]).sum()
+        return float(total) if floats else total
+
+    for factor in (1, 1.01, 0):
+        slope = {"w": factor * np.array([0.0, steep])}
+        assert nv.check_function(loss, lambda p, slope=slope: slope, params).ok == (factor == 1)
 
 
 def narrow(width):

@@ -82,6 +82,30 @@ def test_a_gradient_of_zero_that_the_complex_step_contradicts_is_undecided():
         assert [c.verdict for c in report.tensors] == ["ok", verdict] and report.ok == (verdict == "ok")
 
 
+def test_what_the_complex_step_does_not_acquit_rests_on_richardson():
+    """An error between the two tolerances: nobody convicts it, and the report says whose tolerance let it pass."""
+    for factor, oracle, most in ((1, "complex step", 1e-11), (1 + 5e-10, "Richardson", 1e-9)):
+        check = nv.check_function(cubes, scaled(cubes_gradients, factor, "w"), PARAMS).tensors[0]
+        assert (check.verdict, check.oracle, check.tolerance) == ("ok", oracle, most) and check.error <= most
+
+
+@pytest.mark.parametrize("floats", [True, False])
+def test_a_sample_of_zeros_is_right(floats):
+    """Of 3,000 entries the largest alone counts, and no sample meets it."""
+    w = np.random.default_rng(0).standard_normal(3000)
+
+    def loss(p):
+        return float(p["w"].real.max() ** 2) if floats else p["w"][np.argmax(p["w"].real)] ** 2
+
+    def slope(p, factor=2):
+        at = np.arange(3000) == np.argmax(p["w"])
+        return {"w": factor * at * p["w"]}
+
+    report = nv.check_function(loss, slope, {"w": w})
+    assert report.ok and not report.errors["w"][np.isfinite(report.errors["w"])].any(), str(report)
+    assert nv.check_function(loss, lambda p: slope(p, 2.1), {"w": w}).tensors[0].verdict == "WRONG"
+
+
 # ── Losses of few digits ──────────────────────────────────────────────────────────────────────────────────────────────
 
 NET = {

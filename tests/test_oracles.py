@@ -178,13 +178,27 @@ def test_what_is_narrower_than_every_step_is_found_by_who_looks_for_it(width, of
 
     far = richardson(phi, offset, 1.0, 1e-10)
     assert abs(far.value - 1) <= 1e-9
-    found = closer(phi, offset, 1.0, far, other=2.0)
+    found = closer(phi, offset, 1.0, far, other=2.0, noise=0.0, scale=1.0)
     # eps (1 + offset)/h with h a tenth of the width, twelvefold by the extrapolation.
     assert abs(found.value - 2) <= found.error <= 12 * 50 * EPS * (1 + offset) / (width / 10)
-    # Of another slope that nothing inside explains, the first is kept.
-    assert closer(math.sin, 0.0, 1.0, far, other=2.0) == closer(math.sin, 0.0, 1.0, far, other=1.0) == far
-    # Below what noise leaves to be seen, nothing is looked at.
-    assert closer(phi, offset, 1.0, far, other=2.0, noise=1e-6) == far
+    # What is so narrow was taken for noise.
+    assert closer(phi, offset, 1.0, far, other=2.0, noise=1e-6, scale=1.0) == found
+    # Of another slope that nothing inside explains, the first is kept; so is it where the shorter steps show a third.
+    for function, other in ((math.sin, 2.0), (math.sin, 1.0 + 1e-9), (phi, 3.0)):
+        assert closer(function, function(0.0), 1.0, far, other, noise=0.0, scale=1.0) == far
+
+
+def test_what_cannot_be_seen_convicts_nobody():
+    """Of 1e-8 beside a loss of 1, steps below 1e-5 show nothing: where bends may be so near, that is said."""
+    far = richardson(lambda t: 1 + 1e-8 * t, 1.0, 1.0, 1e-17)
+    assert abs(far.value - 1e-8) <= 10 * far.error < 1e-8 and far.step < 1e-5
+    for other in (0.0, 2e-8):
+        seen = closer(lambda t: 1 + 1e-8 * t, 1.0, 1.0, far, other, noise=0.0, scale=1e-5)
+        hidden = closer(lambda t: 1 + 1e-8 * t, 1.0, 1.0, far, other, noise=0.0, scale=1e-7)
+        assert seen == far and hidden == far._replace(error=abs(other - far.value))
+    # A loss of 0 that stands still has no rounding either: the search ends all the same.
+    still = richardson(lambda t: 0.0, 0.0, 1.0, 1e-10)
+    assert closer(lambda t: 0.0, 0.0, 1.0, still, other=1.0, noise=0.0, scale=1e-12) == still
 
 
 def test_the_central_difference_may_be_handed_over():
@@ -244,6 +258,7 @@ def test_is_kink():
         1.0,
         0.0,
         False,
+        pytest.approx(math.nan, nan_ok=True),
         pytest.approx(math.nan, nan_ok=True),
         pytest.approx(math.nan, nan_ok=True),
     )
