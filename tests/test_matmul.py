@@ -429,7 +429,7 @@ def test_the_width_is_that_of_the_processor_compiled_for():
 
 
 def same_tile(dtype, seed=10):
-    """The instructions of a tile and its definition, on the same arguments; so too of a transposed square."""
+    """The instructions of a tile and its definition, on the same arguments; so too of the pieces that copy."""
     rng = np.random.default_rng(seed)
     lanes = tiles.BITS // 8 // np.dtype(dtype).itemsize
     a, b = whole(rng, 2000, dtype=dtype), whole(rng, 4000, dtype=dtype)
@@ -451,6 +451,10 @@ def same_tile(dtype, seed=10):
             places = 7 + np.arange(lanes)[:, None] * (lanes + 2) + np.arange(lanes)
             outside = np.setdiff1d(np.arange(2000), places)
             assert np.isnan(c[outside]).all()
+    c, d = (np.full(2000, np.nan, dtype) for _ in range(2))
+    run_move(a, 5, c, 3)
+    tiles.define_move(a, 5, d, 3)
+    assert same(c, d) and np.isfinite(c).sum() == tiles.ROWS
 
 
 @compiling.kernel()
@@ -461,6 +465,11 @@ def run_tile(a, a_at, a_row, a_k, b, b_at, b_row, c, c_at, c_row, depth, resume,
 @compiling.kernel()
 def run_square(a, a_at, a_row, out, out_at, out_row, live, width):
     tiles.transpose_square(a, a_at, a_row, out, out_at, out_row, live, width)
+
+
+@compiling.kernel()
+def run_move(a, a_at, out, out_at):
+    tiles.move(a, a_at, out, out_at)
 
 
 @FLOATS
@@ -562,6 +571,10 @@ def wrong_gather(a, a_at, a_k, block, block_at, rows, depth):
     ]
 
 
+def wrong_move(a, a_at, out, out_at):
+    out[out_at : out_at + tiles.ROWS - 1] = a[a_at : a_at + tiles.ROWS - 1]
+
+
 def untouched(*arguments):
     """Does nothing."""
 
@@ -574,6 +587,7 @@ MUTATIONS = {
     "b a number further on": ("tile", wrong_tile(b_at=lambda at: at - 1)),
     "a square not transposed": ("transpose_square", wrong_square),
     "a deep transpose copied in part": ("gather", wrong_gather),
+    "a number not moved": ("move", wrong_move),
     "no bias": ("activate", untouched),
     "a part of the work not done": ("parts_done", lambda parts: parts - 1),
 }

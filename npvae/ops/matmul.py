@@ -55,7 +55,7 @@ from npvae.ops.activation import activate
 from npvae.ops.compiling import kernel, parallel, share
 from npvae.ops.reference import IDENTITY
 from npvae.ops.threads import max_threads, parts
-from npvae.ops.tile import BITS, HEIGHTS, ROWS, VECTORS, tile, transpose_square
+from npvae.ops.tile import BITS, HEIGHTS, ROWS, VECTORS, move, tile, transpose_square
 
 Array = npt.NDArray[Any]
 
@@ -130,17 +130,13 @@ def gather(a: Array, a_at: int, a_k: int, block: Array, block_at: int, rows: int
     Memory is read as it lies. Between what two tiles read there is room for 2 ROWS numbers more: without it, all that
     is written at once would fall into the same few places of a cache.
     """
+    whole = rows // ROWS * ROWS
     for k in range(depth):
-        line = a[a_at + k * a_k : a_at + k * a_k + rows]
-        for i in range(0, rows, ROWS):
-            source, at = line[i : i + ROWS], block_at + i * (depth + 2) + k * ROWS
-            target = block[at : at + ROWS]
-            if source.size == ROWS:
-                for r in range(ROWS):
-                    target[r] = source[r]
-            else:
-                for r in range(source.size):
-                    target[r] = source[r]
+        line, column = a_at + k * a_k, block_at + k * ROWS
+        for i in range(0, whole, ROWS):
+            move(a, line + i, block, column + i * (depth + 2))
+        for r in range(rows - whole):
+            block[column + whole * (depth + 2) + r] = a[line + whole + r]
 
 
 @parallel()
