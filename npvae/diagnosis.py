@@ -56,7 +56,7 @@ def factor(e: Evidence) -> Diagnosis | None:
     if found is None or (score := explains(e, found[0])) is None:
         return None
     c, near = found
-    named = name_factor(c, e.scales, near)
+    named = name_factor(c, e.scales, near, e.guessed)
     if np.count_nonzero(e.pair[1]) < 2 and named is None:  # one number is a multiple of any other
         return None
     return Diagnosis("factor", named or count_factor(c, near), score)
@@ -212,7 +212,7 @@ def one_term(e: Evidence) -> Diagnosis | None:
     name, weight = list(terms)[which], float(c[which]) if of_expected else 1 / float(c[which])
     if abs(weight) <= e.fit:
         return Diagnosis("term", f"the term of the {name} is missing", score)
-    text = name_factor(weight, e.scales) or f"{weight:.6g} times what it should be"
+    text = name_factor(weight, e.scales, guessed=e.guessed) or f"{weight:.6g} times what it should be"
     return Diagnosis("term", f"the term of the {name} is {text}, the rest is right", score)
 
 

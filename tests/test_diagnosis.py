@@ -270,6 +270,46 @@ def test_names_of_factors():
     assert name_factor(4.0, {"n": 4, "m": 4}).endswith("(n or m)")
 
 
+@pytest.mark.parametrize(
+    "c, words, guess, name",
+    [
+        (1 / 6, "1/6 of what it should be", "", " (1/(2 B))"),
+        (0.6, "3/5 of what it should be", "", " (B/D)"),
+        (2, "2 times what it should be", "", ""),
+        (0.5, "1/2 of what it should be", "", ""),
+        (-1, "the negative of what it should be", "", ""),
+        (10, "10 times what it should be", "", " (2 D)"),
+        (5, "5 times what it should be", ", which may be W.shape[1] or V.shape[0]", " (D)"),
+        (
+            -1 / 3,
+            "minus 1/3 of what it should be",
+            ", which may be minus 1/W.shape[0] or minus 1/V.shape[1]",
+            " (minus 1/B)",
+        ),
+    ],
+)
+def test_sizes_that_nobody_named_are_only_guessed(c, words, guess, name):
+    """Among the lengths of some arrays there is a quotient, or twice a length, for any simple fraction."""
+    params = {"W": drawn(3, 5), "V": drawn(5, 3), "c": drawn(11)}
+
+    def check(**sizes):
+        return nv.check_function(
+            lambda p: sum((a**3).sum() for a in p.values()),
+            lambda p: {name: (c if name == "W" else 1) * 3 * a**2 for name, a in p.items()},
+            params,
+            **sizes,
+        ).diagnosis.text
+
+    assert check() == f"W: {words}{guess}"
+    assert check(sizes={"B": 3, "D": 5}) == f"W: {words}{name}"
+
+
+def test_a_plain_factor_needs_no_size_behind_it():
+    """Also where it is known no better than to a thousandth, and a quotient of sizes is nearer."""
+    assert name_factor(2.0006, {"n": 2001, "m": 1000}, near=1e-3) == "2 times what it should be"
+    assert name_factor(0.49999, {"n": 7, "m": 14}, near=1e-4) == "1/2 of what it should be"
+
+
 def test_what_an_oracle_leaves_open_explains_itself():
     """Beyond its doubt, entry by entry: of what is within it nothing is said."""
     doubt = np.where(np.arange(36).reshape(6, 6) < 6, 1.0, 0.0)
