@@ -266,6 +266,26 @@ def test_a_gradient_of_another_shape_or_kind(given, kind, words):
     assert report.diagnosis.kind == kind and words in report.diagnosis.text
 
 
+@pytest.mark.parametrize(
+    "shape, given",
+    [((3,), lambda d: d.sum(0, keepdims=True)), ((), lambda d: d.sum(keepdims=True).reshape(1)),
+     ((1, 3), lambda d: d.sum(0, keepdims=True)[None])],
+)  # fmt: skip
+def test_a_sum_that_keeps_its_axis_is_not_missing(shape, given):
+    """Such as d.sum(0, keepdims=True) for a bias."""
+    rows, b = np.random.default_rng(1).standard_normal((6, 3)), np.full(shape, 0.5)
+    report = nv.check_function(
+        lambda p: ((rows + p["b"]) ** 2).sum(), lambda p: {"b": given(2 * (rows + p["b"]))}, {"b": b}
+    )
+    assert (
+        report.diagnosis.text == f"b: of shape {(1, *shape)}, not {shape}: its first axis, of length 1, is one too many"
+    )
+    report = nv.check_function(
+        lambda p: ((rows + p["b"]) ** 2).sum(), lambda p: {"b": 2 * (rows + p["b"])}, {"b": rows[:1]}
+    )
+    assert report.diagnosis.text == "b: of shape (6, 3), not (1, 3): the sum over the first axis is missing"
+
+
 # ── An op ─────────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 X, W = np.random.default_rng(5).standard_normal((4, 3)), np.random.default_rng(6).standard_normal((3, 2))
