@@ -313,6 +313,18 @@ def test_a_pair_of_several_outputs_with_settings_and_an_input_without_derivative
     assert not wrong.ok
 
 
+def test_a_pair_whose_backward_takes_not_every_output():
+    """What flows back through the others is not checked, which is said; it is no mistake by itself."""
+    pair = (lambda x: (np.tanh(x), x**2), lambda dy, y: dy * (1 - y**2), {"x": X})
+    report = nv.check_pair(*pair, outputs=("y", "z"))
+    assert [(f.text, f.fatal) for f in report.findings] == [
+        ("backward takes no dz: what flows back through z is not checked", False)
+    ]
+    assert report.ok
+    both = nv.check_pair(pair[0], lambda dy, dz, y, x: dy * (1 - y**2) + 2 * dz * x, pair[2], outputs=("y", "z"))
+    assert both.ok and both.findings == ()
+
+
 def test_a_pair_that_changes_what_it_is_given():
     def backward(dy, x, W):
         dW = x.T @ dy
