@@ -15,6 +15,7 @@ import numpy as np
 from npvae.diagnosis import explain, explains, multiple, one_term
 from npvae.evidence import FIT, Evidence, misfit
 from npvae.flat import Array
+from npvae.probing import FLOOR
 from npvae.reports import Diagnosis, Finding
 
 WEIGHTS, BIASES = ("weights", "weight", "kernel", "w"), ("biases", "bias", "b")
@@ -122,8 +123,20 @@ class Scene:
     cause: Layer  # of the wrong array nearest to the loss
 
     def right(self, names: Sequence[str]) -> bool:
-        """Whether none of these arrays is wrong."""
-        return not any(name in self.wrong for name in names)
+        """Whether all of these arrays are known to be right, and by slopes that show it."""
+        return all(self.tells(name) and name not in self.wrong for name in names)
+
+    def tells(self, name: str) -> bool:
+        """Whether an array is evidence of anything. One whose slopes are 0 (of dead units, before a layer of zeros,
+        before what subtracts the mean) would be right whatever flows back; of an undecided one nothing is known.
+        """
+        e = self.evidence[name]
+        return not e.undecided and e.scale > FLOOR * max(other.scale for other in self.evidence.values())
+
+    def around(self, layer: Layer) -> tuple[list[str], list[str]]:
+        """The arrays before a layer, and those after it."""
+        names = list(self.evidence)
+        return names[: names.index(layer.names[0])], names[names.index(layer.names[-1]) + 1 :]
 
     def flowing(self, layer: Layer) -> Array | None:
         """The loss's derivative by a layer's output, summed over the rows: what the layers it feeds send back.
@@ -172,6 +185,9 @@ def noise(scene: Scene) -> Diagnosis | None:
     code = scene.code
     if code is None or not _is_code(scene) or not scene.right(code.decoder):
         return None
+    hidden, _ = scene.around(code.mu)
+    if hidden and scene.right(hidden):  # what flows back to the code is right then
+        return None
     if code.mu == code.logvar:
         W, *b = (scene.evidence[name].off for name in code.mu.names)
         alone = all(map(_half_wrong, [code.mu.upright(W), *(off.reshape(-1) for off in b)]))
@@ -182,8 +198,8 @@ def noise(scene: Scene) -> Diagnosis | None:
     if scene.cause != code.logvar:  # the first of two layers, as which mu is expected
         who = f"{code.logvar.W}'s part is right and this one's is not. If this is log sigma"
     text = (
-        f"{who}: backward's noise is not forward's (drawn anew, or another row's), "
-        "or the path through sigma or the rate's derivative by it is wrong"
+        f"{who}: backward's noise may not be forward's (drawn anew, or another row's), "
+        "or the path through sigma or the rate's derivative by it may be wrong"
     )
     return Diagnosis("noise", text) if alone else None
 
@@ -194,7 +210,7 @@ def exchanged(scene: Scene) -> Diagnosis | None:
         if other == scene.cause or other.shape != scene.cause.shape:
             continue
         pairs = zip(scene.cause.names, other.names, strict=False)
-        wrong = [pair for pair in pairs if not scene.right(pair)]
+        wrong = [pair for pair in pairs if not scene.wrong.keys().isdisjoint(pair)]
         if all(_holds(scene, a, b) and _holds(scene, b, a) for a, b in wrong):
             return Diagnosis("exchanged", f"the gradients of {wrong[0][0]} and {wrong[0][1]} are exchanged")
     return None
@@ -209,7 +225,7 @@ def unit_alone(scene: Scene) -> Diagnosis | None:
     if not (W.known.all() and np.array_equal(units, b.off.reshape(-1)) and 2 * np.count_nonzero(units) < len(units)):
         return None
     which = ", ".join(map(str, np.flatnonzero(units)))
-    text = f"only unit {which} of the layer is wrong: a clamp, a mask or a slice that backward does not share"
+    text = f"only unit {which} of the layer is wrong: perhaps a clamp, a mask or a slice that backward does not share"
     return Diagnosis("unit", text)
 
 
@@ -221,58 +237,72 @@ def code_as_a_whole(scene: Scene) -> Diagnosis | None:
     if any(scene.right([name]) for name in (*code.mu.names, *code.logvar.names)):
         return None
     text = (
-        "mu and log sigma are wrong: what flows back to the code is, by the derivative of an "
-        "activation left out on the way or by W where W^T belongs, or a path to it is missing"
+        "mu and log sigma are wrong: what flows back to the code may be, by the derivative of an activation left out "
+        "on the way, by W where W^T belongs or by a path left out, or all of the encoder may be changed afterwards"
     )
     return Diagnosis("activation", text)
 
 
-def rows_lost(scene: Scene) -> Diagnosis | None:
-    """A layer is wrong, and the layers before it, which get their derivatives through it, are right."""
-    before = list(scene.evidence)[: list(scene.evidence).index(scene.cause.W)]
-    if not before or not scene.right(before) or scene.cause not in scene.layers:
-        return None
-    text = "the layers before it are right, so what flows back is: its own sums leave rows out, or count some twice"
-    return Diagnosis("rows", text)
+# What may be wrong with a W whose layer gets the right derivative; and with W and b both.
+MADE = (
+    "made with something else than the layer's input (a value before its activation or its dropout, another layer's), "
+    "with rows left out or counted twice, without the term of a second use of the matrix or of a penalty on it, or "
+    "changed afterwards"
+)
+SUMS = (
+    "its own sums may leave rows out, count some twice or take another derivative than is handed down, or its "
+    "gradients may lack a penalty's or be changed afterwards"
+)
 
 
 def other_input(scene: Scene) -> Diagnosis | None:
     """W is wrong and its bias right."""
     W, b = scene.cause.W, scene.cause.b
-    if b is None or b in scene.wrong or scene.wrong[W].kind != "unknown" or not scene.evidence[W].known.any():
+    if b is None or not scene.right([b]) or scene.wrong[W].kind != "unknown" or not scene.evidence[W].known.any():
         return None
-    text = (
-        "its bias is right, so what flows back is: it is multiplied with something else than the layer's input "
-        "(a value before its activation, another layer's, not all rows)"
-    )
-    return Diagnosis("input", text)
+    return Diagnosis("input", f"its bias is right, so most likely what flows back is: it may be {MADE}")
 
 
 def bias_alone(scene: Scene) -> Diagnosis | None:
     """A bias is wrong and its W right."""
-    b = scene.cause.b
-    if b is None or scene.cause.W in scene.wrong or scene.wrong[b].kind != "unknown":
+    W, b = scene.cause.W, scene.cause.b
+    if b is None or not scene.right([W]) or scene.wrong[b].kind != "unknown":
         return None
-    return Diagnosis("bias", "the layer's W is right, so what flows back is: it is summed over the rows wrongly")
+    text = "it may be summed over the rows wrongly, made from other values, or changed afterwards"
+    return Diagnosis("bias", f"the layer's W is right, so most likely what flows back is: {text}")
+
+
+def rows_lost(scene: Scene) -> Diagnosis | None:
+    """A layer is wrong, and the layers before it, which get their derivatives through it, are right."""
+    before, _ = scene.around(scene.cause)
+    if not before or not scene.right(before) or scene.cause not in scene.layers:
+        return None
+    both = scene.cause.b in scene.wrong
+    text = "the layers before it are right, so most likely what flows back is: "
+    return Diagnosis("rows", text + SUMS) if both else Diagnosis("input", f"{text}it may be {MADE}")
 
 
 def flows_back_wrong(scene: Scene) -> Diagnosis | None:
-    """A layer is wrong as a whole, and all that is nearer to the loss, if anything is, is right."""
-    if scene.cause.b is None or not set(scene.cause.names) <= set(scene.wrong) or _is_code(scene):
+    """A layer is wrong as a whole."""
+    cause = scene.cause
+    silent = [name for name in cause.names if name not in scene.wrong]
+    if cause.b is None or any(map(scene.tells, silent)) or _is_code(scene):
         return None
-    i = scene.layers.index(scene.cause)
+    i, (before, after) = scene.layers.index(cause), scene.around(cause)
+    whole = f"wrong ({silent[0]} shows nothing: its slopes are 0 or undecided)" if silent else "wrong as a whole"
+    others = f", or it may be {MADE}" if cause.b in silent else f", or {SUMS}"
+    if not scene.wrong.keys().isdisjoint(before):  # its own sums do not spoil those
+        others = ", or its gradients and those before it may be changed afterwards"
     if i == len(scene.layers) - 1:
-        text = (
-            "the layer nearest to the loss is wrong as a whole: the loss's derivative by its output is, or all "
-            "gradients are changed after they are made"
-        )
+        text = f"the layer nearest to the loss is {whole}: the loss's derivative by its output may be{others}"
         return Diagnosis("activation", text)
-    square = any(layer.shape[0] == layer.shape[1] for layer in scene.layers[i + 1 : i + 2])  # else W does not fit
-    text = (
-        "all that is nearer to the loss is right and this layer wrong as a whole: what flows back to it is, by the "
-        "derivative of its activation (another layer's, of another value, or twice) or by a path left out"
+    text = f"{'all that is nearer to the loss is right and ' if scene.right(after) else ''}this layer is {whole}"
+    square = scene.layers[i + 1].shape[0] == scene.layers[i + 1].shape[1]  # else W does not fit
+    return Diagnosis(
+        "activation",
+        f"{text}: what flows back to it may be, by the derivative of its activation (another layer's, of another "
+        f"value, or twice), by a mask or a path left out{' or by W where W^T belongs' if square else ''}{others}",
     )
-    return Diagnosis("activation", text + (" or by W where W^T belongs" if square else ""))
 
 
 # The first fit numbers, or account for a part that is right: they explain what is wrong in a part of an array too. The
