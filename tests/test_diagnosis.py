@@ -99,6 +99,16 @@ MADE_UP = {
     "transposed": {"square": (E.T, {}, "transpose")},
     "permuted": {
         "reshaped": (drawn(4, 6).T.reshape(4, 6), {"expected": drawn(4, 6)}, "transpose was reshaped"),
+        "reshaped, as well as it is known": (
+            drawn(4, 6).T.reshape(4, 6),
+            {"expected": drawn(4, 6) + 0.01 * drawn(4, 6, seed=3), "doubt": np.where(np.arange(6) < 5, 0.04, 0.9)},
+            "transpose was reshaped",
+        ),
+        "reshaped, and not all is known": (
+            drawn(4, 6).T.reshape(4, 6),
+            {"expected": changed((1, 2), np.nan, drawn(4, 6)), "doubt": np.full((4, 6), 0.04)},
+            "transpose was reshaped",
+        ),
         "columns reversed": (E[:, ::-1], {}, "last axis is reversed"),
         "rows reversed": (E[::-1], {}, "first axis is reversed"),
         "rows": (E[[1, 0, 2, 3, 5, 4]], {}, "rows are right and in another order"),
@@ -230,6 +240,19 @@ def test_little_is_not_taken_for_much():
 def test_what_is_known_already_is_kept():
     found = nv.Diagnosis("shape", "of another shape")
     assert explain(Evidence("W", E, E, found=found)) is found
+
+
+def test_numbers_that_are_hardly_known_are_in_no_order():
+    """In some order they are near any others; in one that is known, only if enough of them tell."""
+    rows = Evidence("W", E[[1, 0, 2, 3, 5, 4]], E)
+    assert diagnosis.permuted(rows) is not None
+    assert diagnosis.permuted(replace(rows, doubt=np.full((6, 6), 0.04))) is None
+    reversed_columns = Evidence("W", E[:, ::-1], E, doubt=np.full((6, 6), 0.04))
+    assert diagnosis.permuted(reversed_columns) is not None
+    assert (
+        diagnosis.permuted(replace(reversed_columns, doubt=np.where(np.arange(36) < 30, 2.0, 0.04).reshape(6, 6)))
+        is None
+    )
 
 
 def test_one_number_is_no_decay_and_no_clipping():
