@@ -6,8 +6,9 @@ import pytest
 
 import npvae as nv
 from npvae.evidence import Evidence
+from npvae.layering import code, forward_order, groups, layers
 from npvae.ops import jit, reference
-from npvae.relations import code, diagnose, forward_order, groups, layers
+from npvae.relations import diagnose
 
 B, D, Z = 6, 7, 3
 BACKENDS = {"reference": reference, "jit": jit}
@@ -238,6 +239,27 @@ def test_what_only_may_follow_is_not_said_to():
     report = spoilt(change)
     said = {check.name: check.diagnosis for check in report.tensors if not check.ok}
     assert said["W1"].kind == "downstream" and "it may follow from W4" in said["W1"].text
+
+
+def backwards_params():
+    return dict(reversed(two_layers().items()))
+
+
+def test_nothing_is_said_of_before_and_after_where_params_come_backwards():
+    """Their shapes fit no other order; the layers behind the one that is wrong are not before it."""
+    no_derivative = changing("dh", lambda dh, a: dh / (1 - np.tanh(a) ** 2))
+    found = said_of(no_derivative, backwards_params())
+    assert found.kind == "unknown" and found.text.startswith("b1: no explanation fits")
+    assert found.text.endswith("give them in the order of the forward pass")
+    assert said_of(no_derivative, two_layers()).text.startswith("W1, b1: the derivative of its activation is missing")
+    vae = dict(reversed(broken.params().items()))
+    report = nv.check_function(broken.loss, broken.make_gradients("noise of another row"), vae)
+    assert not any(word in str(report) for word in ("decoder", "flows back", "nearer", "follow"))
+
+
+def test_what_is_known_of_one_layer_needs_no_order():
+    found = said_of(changing("g", lambda g, p: g | {"b2": g["b2"] ** 3}), backwards_params())
+    assert found.kind == "bias"
 
 
 # ── Where several explanations remain ────────────────────────────────────────────────────────────────────────────────
