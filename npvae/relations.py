@@ -218,6 +218,7 @@ def flows_back_wrong(scene: Scene) -> Diagnosis | None:
 # others take arrays as wholes, and know less of one than "right but for row 2" does.
 OF_PARTS = (exchanged, unit_alone, derivative_missing, term_of_the_rate, noise)
 OF_WHOLES = (code_as_a_whole, other_input, bias_alone, rows_lost, flows_back_wrong)
+MISTAKEN = ("shape", "transposed", "missing", "kind")  # of what was returned: shared memory does not explain these
 OF_ANY_ORDER = (exchanged, unit_alone, other_input, bias_alone)
 
 
@@ -286,6 +287,8 @@ def diagnose(
             wrong[name] = replace(wrong[name], kind="downstream", text=text)
     changes = next((finding for finding in findings if finding.kind in ("mutation", "overlap", "constant")), None)
     together = _together(replace(scene, wrong=wrong), anew)
+    if changes is not None and changes.kind == "overlap" and together.kind in MISTAKEN:
+        return wrong, replace(together, text=f"{together.text}; and {changes.text}")
     if changes is not None:  # backward then runs through other parameters than the loss did: no wonder that it is wrong
         return wrong, Diagnosis(changes.kind, changes.text)
     if backwards and together.kind == "unknown":

@@ -362,6 +362,18 @@ def test_a_pair_that_returns_what_it_was_given():
     assert "the gradient of x and mask" in report.diagnosis.text
 
 
+def test_a_pair_that_forgets_the_sum_and_returns_what_it_was_given():
+    """The sum that is missing is the cause; that dy is returned as it came is said besides."""
+    report = nv.check_pair(
+        lambda x, W, b: x @ W + b,
+        lambda dy, x, W: (dy @ W.T, x.T @ dy, dy),
+        {"x": X, "W": W, "b": np.ones(2)},
+    )
+    shape = "b: of shape (4, 2), not (2,): the sum over the first axis is missing"
+    assert report.diagnosis.text == f"{shape}; and memory is shared by the gradient of b and dy: return copies"
+    assert report.diagnosis.kind == "shape"
+
+
 def test_a_pair_whose_gradient_is_missing_blames_nobody_else():
     report = nv.check_pair(lambda x, W: x @ W, lambda dy, x, W: {"x": dy @ W.T}, {"x": X, "W": W})
     assert report.diagnosis.text == "W: no gradient is returned for it"
