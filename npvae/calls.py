@@ -284,6 +284,8 @@ def fit(given: Any, x: Array) -> tuple[Array, Diagnosis | None]:
     said = f"of shape {a.shape}, not {x.shape}"
     if a.shape == x.shape[::-1] and a.ndim == 2:
         return a.T.copy(), Diagnosis("transposed", f"{said}: the transpose")
+    if a.shape == (1, *x.shape):
+        return a.reshape(x.shape), Diagnosis("shape", f"{said}: its first axis, of length 1, is one too many")
     if a.ndim and a.shape[1:] in (x.shape, x.shape[1:] if x.shape[:1] == (1,) else None):
         return a.sum(axis=0).reshape(x.shape), Diagnosis("shape", f"{said}: the sum over the first axis is missing")
     if a.size == x.size:

@@ -96,10 +96,11 @@ def check_pair(
 
     forward(**inputs, **settings) returns an array, or a tuple of them, which `outputs` names in order. backward is
     called by the names of its own parameters: those of inputs, outputs and settings, and "d" + an output's name for
-    v, the loss's derivative by it. It returns, as an array, a tuple or a dict, the derivatives by `gradients` (all
-    inputs when None), in order; those by an output that stand among them are not looked at. exact: a forward for the
-    complex step, if `forward` takes no complex numbers. entries: see `gradcheck`. seed: of v. Raises InputError for
-    arguments that do not fit together.
+    v, the loss's derivative by it; an output whose derivative it does not take is left out of the loss, which a finding
+    says. It returns, as an array, a tuple or a dict, the derivatives by `gradients` (all inputs when None), in order;
+    those by an output that stand among them are not looked at. exact: a forward for the complex step, if `forward`
+    takes no complex numbers. entries: see `gradcheck`. seed: of v. Raises InputError for arguments that do not fit
+    together.
 
     >>> W, x = np.eye(3, 2), np.ones((4, 3))
     >>> check_pair(lambda x, W: x @ W, lambda dy, x, W: (dy @ W.T, x.T @ dy), {"x": x, "W": W}).ok
@@ -170,6 +171,10 @@ def check_pair(
     )
     with np.errstate(all="ignore"):
         derivatives()
+    for name in first:
+        if f"d{name}" not in v:
+            text = f"backward takes no d{name}: what flows back through {name} is not checked"
+            problem.find("unchecked", text, fatal=False)
     problem.findings += returned_views(views)
     for who, names in (("forward", overwritten), ("backward", [*changed])):
         if names:

@@ -23,6 +23,7 @@ EXACT = 1e-9  # where few known numbers are looked for among many, chance would 
 ENOUGH = 8  # as many known entries, where only a sample is known
 ALIKE = 0.99  # cosine: what is wrong by so little is no other formula, as far as a loss of few digits can tell
 POWERS = 20  # of ten, by which no wrong formula is off
+ALMOST = 0.05  # of the largest entry: a number that is smaller, or known no better, is like any other
 DIGITS = 1e-4  # what agrees to so much, and is off by no rule, was computed with fewer digits
 
 
@@ -56,7 +57,7 @@ def factor(e: Evidence) -> Diagnosis | None:
     if found is None or (score := explains(e, found[0])) is None:
         return None
     c, near = found
-    named = name_factor(c, e.scales, near)
+    named = name_factor(c, e.scales, near, e.guessed)
     if np.count_nonzero(e.pair[1]) < 2 and named is None:  # one number is a multiple of any other
         return None
     return Diagnosis("factor", named or count_factor(c, near), score)
@@ -137,7 +138,9 @@ def permuted(e: Evidence) -> Diagnosis | None:
     """It holds the right numbers in the wrong places."""
     a, b, known, fit = e.analytic, e.expected, e.known, e.fit
     scale = e.scale
-    if not _is_permutation(a, b[known], scale, fit):
+    rough = largest(e.doubts) > fit * scale
+    telling = (e.doubts <= ALMOST * scale) & (np.abs(b[known]) > ALMOST * scale)
+    if np.count_nonzero(telling) < ENOUGH if rough else not _is_permutation(a, b[known], scale, fit):
         return None
     orders = {"the numbers are right and in the other order: its transpose was reshaped": a}
     if a.ndim == 2:
@@ -147,6 +150,8 @@ def permuted(e: Evidence) -> Diagnosis | None:
         score = e.misses(back)
         if score <= fit:
             return Diagnosis("permuted", text, score)
+    if rough:  # in some order or other such numbers are near any
+        return None
     if known.all() and a.ndim == 2:
         for text, x, y in (
             ("its rows are right and in another order", a, b),
@@ -212,7 +217,7 @@ def one_term(e: Evidence) -> Diagnosis | None:
     name, weight = list(terms)[which], float(c[which]) if of_expected else 1 / float(c[which])
     if abs(weight) <= e.fit:
         return Diagnosis("term", f"the term of the {name} is missing", score)
-    text = name_factor(weight, e.scales) or f"{weight:.6g} times what it should be"
+    text = name_factor(weight, e.scales, guessed=e.guessed) or f"{weight:.6g} times what it should be"
     return Diagnosis("term", f"the term of the {name} is {text}, the rest is right", score)
 
 

@@ -24,21 +24,24 @@ LEFT = 1e-3  # of the error, at most, may an explanation leave unexplained: else
 class Evidence:
     """One array. `expected` is NaN where no oracle was asked; so is each of the `terms`, whose sum it is.
 
-    wrong: whether the check failed. doubt: how far off `expected` may be, entry by entry. coarse: whether the loss has
-    so few digits that this is much. again: what a second call at the same parameters returned, if something else.
-    param: the array itself. scales: what a factor may be called. found: what is known already.
+    wrong: whether the check failed; undecided: whether it did neither that nor succeed. doubt: how far off `expected`
+    may be, entry by entry. coarse: whether the loss has so few digits that this is much. again: what a second call at
+    the same parameters returned, if something else. param: the array itself. scales: what a factor may be called;
+    guessed: nobody said so, they are the lengths of the arrays. found: what is known already.
     """
 
     name: str
     analytic: Array
     expected: Array
     wrong: bool = True
+    undecided: bool = False
     doubt: Array | float = 0.0
     coarse: bool = False
     again: Array | None = None
     param: Array | None = None
     terms: Mapping[str, Array] = field(default_factory=dict)
     scales: Mapping[str, float] = field(default_factory=dict)
+    guessed: bool = False
     found: Diagnosis | None = None
 
     @property

@@ -216,12 +216,14 @@ def gather(
         analytic=one.gradient,
         expected=expected.reshape(x.shape),
         wrong=said == WRONG,
+        undecided=said == UNDECIDED,
         doubt=doubt.reshape(x.shape),
         coarse=not trusted and any(finding.kind == "single" for finding in problem.findings),
         again=None if again is None else fit(again, x)[0],
         param=x,
         terms={term: values.reshape(x.shape) for term, values in terms.items()},
         scales=problem.scales or sizes,
+        guessed=not problem.scales,
         found=found,
     )
     return clue, None if worst is None else tuple(int(i) for i in np.unravel_index(worst, x.shape))

@@ -8,29 +8,33 @@ from itertools import product
 NAMED = 1e-8  # relative: how near a factor must be to the number that it is called, if it is known so well
 HARDLY = 0.1  # what is known no better than this has no name
 HUGE = 1e300  # what exploded by more, or vanished, did so by no factor that has a name
-PLAIN = 1e-6  # as near to 1, 2 or 1/2, it is likelier to be that than a quotient of sizes
+PLAIN = 1e-6  # as near to 1, 2 or 1/2, or nearer than is known, it is likelier to be that than a quotient of sizes
 CHANCE = 0.02  # a name that a number has by chance more often than this is none
 SPREAD = 7.0  # sizes and their inverses are spread over the logarithms from minus this to this, or so
 SMALL = 1e-4  # what is off 1 by less is better told by the difference
 
 
-def name_factor(c: float, scales: Mapping[str, float], near: float = NAMED) -> str | None:
+def name_factor(c: float, scales: Mapping[str, float], near: float = NAMED, guessed: bool = False) -> str | None:
     """A factor in words, with what it may be; None if it is none that has a name. near: relative, how well it is known.
 
-    The number is that of the name: of two factors that are known unlike well, the same is said.
+    The number is that of the name: of two factors that are known unlike well, the same is said. guessed: the scales are
+    not what somebody called the sizes of the problem. There are many, any number is a quotient of two of them or near
+    one, and only a size itself or its inverse is worth a guess.
 
     >>> name_factor(1 / 16, {"B": 16})
     '1/16 of what it should be (1/B)'
     >>> name_factor(-1.0, {})
     'the negative of what it should be'
+    >>> name_factor(5.0, {"W.shape[0]": 5, "b.shape[0]": 10}, guessed=True)
+    '5 times what it should be, which may be W.shape[0]'
     """
     size, sign = abs(c), "minus " if c < 0 else ""
     if not 1 / HUGE < size < HUGE or near >= HARDLY:
         return None
     if abs(c + 1) <= near:
         return "the negative of what it should be"
-    plain = min(abs(size - 1), abs(size - 2), abs(size - 0.5)) <= PLAIN
-    tiers = [] if plain else _combinations(scales)
+    plain = min(abs(size - each) / each for each in (1, 2, 0.5)) <= max(PLAIN, near)
+    tiers = [] if plain else _combinations(scales)[: 1 if guessed else None]
     likely = (tier for tier in tiers if near * len(tier) <= CHANCE * SPREAD)
     matches = ([(name, value) for name, value in tier if abs(value - size) <= near * size] for tier in likely)
     named = next(filter(None, matches), [])
@@ -39,7 +43,8 @@ def name_factor(c: float, scales: Mapping[str, float], near: float = NAMED) -> s
         return None
     number = f"{sign}{named[0][1]:.6g}" if fraction is None else f"{sign}{fraction}"
     said = f"{number} {'of' if fraction is not None and size < 1 else 'times'} what it should be"
-    return f"{said} ({' or '.join(sign + name for name, _ in named[:2])})" if named else said
+    names = " or ".join(sign + name for name, _ in named[:2])
+    return said if not named else f"{said}, which may be {names}" if guessed else f"{said} ({names})"
 
 
 def count_factor(c: float, near: float) -> str:

@@ -2,110 +2,20 @@
 
 Backward runs from the loss to the input, so a gradient that is wrong spoils those of the layers before it: the wrong
 array nearest to the loss is the cause, and what is right around it says what kind of cause. The layers must come in
-the order of the forward pass. An array of two axes is a W; its bias is what its name says ("W1" and "b1", "fc.weight"
-and "fc.bias"), else the array behind it, if that is as long as W has outputs.
+the order of the forward pass; where their shapes fit the reverse alone, nothing is said of before and after.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from itertools import pairwise
 
 import numpy as np
 
 from npvae.diagnosis import explain, explains, multiple, one_term
 from npvae.evidence import FIT, Evidence, misfit
 from npvae.flat import Array
+from npvae.layering import Code, Layer, code, forward_order, groups, is_backwards, layers
+from npvae.probing import FLOOR
 from npvae.reports import Diagnosis, Finding
-
-WEIGHTS, BIASES = ("weights", "weight", "kernel", "w"), ("biases", "bias", "b")
-
-
-@dataclass(frozen=True)
-class Layer:
-    """A W (in, out) and its b (out,), by name; no b, if it has none. turned: W lies in memory as (out, in)."""
-
-    W: str
-    b: str | None
-    shape: tuple[int, ...]  # (in, out)
-    turned: bool = False
-
-    @property
-    def names(self) -> list[str]:
-        """Its arrays."""
-        return [self.W] if self.b is None else [self.W, self.b]
-
-    def upright(self, a: Array) -> Array:
-        """An array of W's shape as (in, out)."""
-        return a.T if self.turned else a
-
-
-def layers(arrays: Mapping[str, Array]) -> list[Layer]:
-    """The layers among arrays in forward order.
-
-    W is (in, out) unless more of the biases fit W's first length alone than its last alone: then all are (out, in).
-
-    >>> [(l.W, l.b) for l in layers({"W1": np.ones((3, 2)), "b1": np.ones((1, 2)), "W2": np.ones((2, 3))})]
-    [('W1', 'b1'), ('W2', None)]
-    """
-    matrices = [name for name, a in arrays.items() if a.ndim == 2]
-    called = {W: bias_of(W, arrays) for W in matrices}
-    behind = dict(zip(arrays, [*arrays][1:], strict=False))
-    pairs: dict[str, str | None] = {}
-    for W in matrices:
-        if W not in (*called.values(), *pairs.values()):  # a bias may be a matrix of one row
-            b = called[W] or (behind.get(W) if behind.get(W) not in called.values() else None)
-            pairs[W] = b if b is not None and any(_fits(arrays[W], arrays[b], axis) for axis in (0, 1)) else None
-    votes = [[_fits(arrays[W], arrays[b], axis) for axis in (0, 1)] for W, b in pairs.items() if b is not None]
-    turned = votes.count([True, False]) > votes.count([False, True])
-    found = []
-    for W, b in pairs.items():
-        own = b is not None and _fits(arrays[W], arrays[b], 0 if turned else 1)
-        found.append(Layer(W, b if own else None, arrays[W].shape[:: -1 if turned else 1], turned))
-    return found
-
-
-def bias_of(W: str, names: Iterable[str]) -> str | None:
-    """Which of the names is that of W's bias, if names tell.
-
-    >>> bias_of("Enc.W", ["Enc.W", "Enc.b"]), bias_of("fc1.weight", ["fc1.bias"]), bias_of("U", ["c"])
-    ('Enc.b', 'fc1.bias', None)
-    """
-    known, W = {name.lower(): name for name in names}, W.lower()
-    places = [(at, word) for word in WEIGHTS for at in range(len(W)) if W.startswith(word, at)]
-    others = (W[:at] + bias + W[at + len(word) :] for at, word in places for bias in BIASES)
-    return next((known[other] for other in others if other in known), None)
-
-
-def _fits(W: Array, b: Array, axis: int) -> bool:
-    """Whether b is a vector, or a row or a column of a matrix, as long as W along an axis."""
-    return b.ndim in (1, 2) and max(b.shape) == b.size == W.shape[axis]
-
-
-@dataclass(frozen=True)
-class Code:
-    """Where an encoder ends: the layers that put out mu and log sigma, which may be one layer's two halves."""
-
-    mu: Layer
-    logvar: Layer
-    encoder: tuple[str, ...]  # all arrays up to there
-    decoder: tuple[str, ...]  # all after
-
-
-def code(found: Sequence[Layer], names: Sequence[str]) -> Code | None:
-    """The layers of the code: one twice as wide as the next is deep, or two alike, as wide as the next is deep."""
-
-    def split(mu: Layer, logvar: Layer) -> Code:
-        last = names.index(logvar.names[-1]) + 1
-        return Code(mu, logvar, tuple(names[:last]), tuple(names[last:]))
-
-    for one, after in pairwise(found):
-        if one.shape[1] == 2 * after.shape[0]:
-            return split(one, one)
-    for mu, logvar, after in zip(found, found[1:], found[2:], strict=False):
-        if mu.shape == logvar.shape and mu.shape[1] == after.shape[0] and mu.shape[0] != mu.shape[1]:
-            return split(mu, logvar)
-    return None
-
 
 # ── The cause ────────────────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -122,8 +32,20 @@ class Scene:
     cause: Layer  # of the wrong array nearest to the loss
 
     def right(self, names: Sequence[str]) -> bool:
-        """Whether none of these arrays is wrong."""
-        return not any(name in self.wrong for name in names)
+        """Whether all of these arrays are known to be right, and by slopes that show it."""
+        return all(self.tells(name) and name not in self.wrong for name in names)
+
+    def tells(self, name: str) -> bool:
+        """Whether an array is evidence of anything. One whose slopes are 0 (of dead units, before a layer of zeros,
+        before what subtracts the mean) would be right whatever flows back; of an undecided one nothing is known.
+        """
+        e = self.evidence[name]
+        return not e.undecided and e.scale > FLOOR * max(other.scale for other in self.evidence.values())
+
+    def around(self, layer: Layer) -> tuple[list[str], list[str]]:
+        """The arrays before a layer, and those after it."""
+        names = list(self.evidence)
+        return names[: names.index(layer.names[0])], names[names.index(layer.names[-1]) + 1 :]
 
     def flowing(self, layer: Layer) -> Array | None:
         """The loss's derivative by a layer's output, summed over the rows: what the layers it feeds send back.
@@ -172,6 +94,9 @@ def noise(scene: Scene) -> Diagnosis | None:
     code = scene.code
     if code is None or not _is_code(scene) or not scene.right(code.decoder):
         return None
+    hidden, _ = scene.around(code.mu)
+    if hidden and scene.right(hidden):  # what flows back to the code is right then
+        return None
     if code.mu == code.logvar:
         W, *b = (scene.evidence[name].off for name in code.mu.names)
         alone = all(map(_half_wrong, [code.mu.upright(W), *(off.reshape(-1) for off in b)]))
@@ -182,8 +107,8 @@ def noise(scene: Scene) -> Diagnosis | None:
     if scene.cause != code.logvar:  # the first of two layers, as which mu is expected
         who = f"{code.logvar.W}'s part is right and this one's is not. If this is log sigma"
     text = (
-        f"{who}: backward's noise is not forward's (drawn anew, or another row's), "
-        "or the path through sigma or the rate's derivative by it is wrong"
+        f"{who}: backward's noise may not be forward's (drawn anew, or another row's), "
+        "or the path through sigma or the rate's derivative by it may be wrong"
     )
     return Diagnosis("noise", text) if alone else None
 
@@ -194,7 +119,7 @@ def exchanged(scene: Scene) -> Diagnosis | None:
         if other == scene.cause or other.shape != scene.cause.shape:
             continue
         pairs = zip(scene.cause.names, other.names, strict=False)
-        wrong = [pair for pair in pairs if not scene.right(pair)]
+        wrong = [pair for pair in pairs if not scene.wrong.keys().isdisjoint(pair)]
         if all(_holds(scene, a, b) and _holds(scene, b, a) for a, b in wrong):
             return Diagnosis("exchanged", f"the gradients of {wrong[0][0]} and {wrong[0][1]} are exchanged")
     return None
@@ -209,7 +134,7 @@ def unit_alone(scene: Scene) -> Diagnosis | None:
     if not (W.known.all() and np.array_equal(units, b.off.reshape(-1)) and 2 * np.count_nonzero(units) < len(units)):
         return None
     which = ", ".join(map(str, np.flatnonzero(units)))
-    text = f"only unit {which} of the layer is wrong: a clamp, a mask or a slice that backward does not share"
+    text = f"only unit {which} of the layer is wrong: perhaps a clamp, a mask or a slice that backward does not share"
     return Diagnosis("unit", text)
 
 
@@ -221,64 +146,80 @@ def code_as_a_whole(scene: Scene) -> Diagnosis | None:
     if any(scene.right([name]) for name in (*code.mu.names, *code.logvar.names)):
         return None
     text = (
-        "mu and log sigma are wrong: what flows back to the code is, by the derivative of an "
-        "activation left out on the way or by W where W^T belongs, or a path to it is missing"
+        "mu and log sigma are wrong: what flows back to the code may be, by the derivative of an activation left out "
+        "on the way, by W where W^T belongs or by a path left out, or all of the encoder may be changed afterwards"
     )
     return Diagnosis("activation", text)
 
 
-def rows_lost(scene: Scene) -> Diagnosis | None:
-    """A layer is wrong, and the layers before it, which get their derivatives through it, are right."""
-    before = list(scene.evidence)[: list(scene.evidence).index(scene.cause.W)]
-    if not before or not scene.right(before) or scene.cause not in scene.layers:
-        return None
-    text = "the layers before it are right, so what flows back is: its own sums leave rows out, or count some twice"
-    return Diagnosis("rows", text)
+# What may be wrong with a W whose layer gets the right derivative; and with W and b both.
+MADE = (
+    "made with something else than the layer's input (a value before its activation or its dropout, another layer's), "
+    "with rows left out or counted twice, without the term of a second use of the matrix or of a penalty on it, or "
+    "changed afterwards"
+)
+SUMS = (
+    "its own sums may leave rows out, count some twice or take another derivative than is handed down, or its "
+    "gradients may lack a penalty's or be changed afterwards"
+)
 
 
 def other_input(scene: Scene) -> Diagnosis | None:
     """W is wrong and its bias right."""
     W, b = scene.cause.W, scene.cause.b
-    if b is None or b in scene.wrong or scene.wrong[W].kind != "unknown" or not scene.evidence[W].known.any():
+    if b is None or not scene.right([b]) or scene.wrong[W].kind != "unknown" or not scene.evidence[W].known.any():
         return None
-    text = (
-        "its bias is right, so what flows back is: it is multiplied with something else than the layer's input "
-        "(a value before its activation, another layer's, not all rows)"
-    )
-    return Diagnosis("input", text)
+    return Diagnosis("input", f"its bias is right, so most likely what flows back is: it may be {MADE}")
 
 
 def bias_alone(scene: Scene) -> Diagnosis | None:
     """A bias is wrong and its W right."""
-    b = scene.cause.b
-    if b is None or scene.cause.W in scene.wrong or scene.wrong[b].kind != "unknown":
+    W, b = scene.cause.W, scene.cause.b
+    if b is None or not scene.right([W]) or scene.wrong[b].kind != "unknown":
         return None
-    return Diagnosis("bias", "the layer's W is right, so what flows back is: it is summed over the rows wrongly")
+    text = "it may be summed over the rows wrongly, made from other values, or changed afterwards"
+    return Diagnosis("bias", f"the layer's W is right, so most likely what flows back is: {text}")
+
+
+def rows_lost(scene: Scene) -> Diagnosis | None:
+    """A layer is wrong, and the layers before it, which get their derivatives through it, are right."""
+    before, _ = scene.around(scene.cause)
+    if not before or not scene.right(before) or scene.cause not in scene.layers:
+        return None
+    both = scene.cause.b in scene.wrong
+    text = "the layers before it are right, so most likely what flows back is: "
+    return Diagnosis("rows", text + SUMS) if both else Diagnosis("input", f"{text}it may be {MADE}")
 
 
 def flows_back_wrong(scene: Scene) -> Diagnosis | None:
-    """A layer is wrong as a whole, and all that is nearer to the loss, if anything is, is right."""
-    if scene.cause.b is None or not set(scene.cause.names) <= set(scene.wrong) or _is_code(scene):
+    """A layer is wrong as a whole."""
+    cause = scene.cause
+    silent = [name for name in cause.names if name not in scene.wrong]
+    if cause.b is None or any(map(scene.tells, silent)) or _is_code(scene):
         return None
-    i = scene.layers.index(scene.cause)
+    i, (before, after) = scene.layers.index(cause), scene.around(cause)
+    whole = f"wrong ({silent[0]} shows nothing: its slopes are 0 or undecided)" if silent else "wrong as a whole"
+    others = f", or it may be {MADE}" if cause.b in silent else f", or {SUMS}"
+    if not scene.wrong.keys().isdisjoint(before):  # its own sums do not spoil those
+        others = ", or its gradients and those before it may be changed afterwards"
     if i == len(scene.layers) - 1:
-        text = (
-            "the layer nearest to the loss is wrong as a whole: the loss's derivative by its output is, or all "
-            "gradients are changed after they are made"
-        )
+        text = f"the layer nearest to the loss is {whole}: the loss's derivative by its output may be{others}"
         return Diagnosis("activation", text)
-    square = any(layer.shape[0] == layer.shape[1] for layer in scene.layers[i + 1 : i + 2])  # else W does not fit
-    text = (
-        "all that is nearer to the loss is right and this layer wrong as a whole: what flows back to it is, by the "
-        "derivative of its activation (another layer's, of another value, or twice) or by a path left out"
+    text = f"{'all that is nearer to the loss is right and ' if scene.right(after) else ''}this layer is {whole}"
+    square = scene.layers[i + 1].shape[0] == scene.layers[i + 1].shape[1]  # else W does not fit
+    return Diagnosis(
+        "activation",
+        f"{text}: what flows back to it may be, by the derivative of its activation (another layer's, of another "
+        f"value, or twice), by a mask or a path left out{' or by W where W^T belongs' if square else ''}{others}",
     )
-    return Diagnosis("activation", text + (" or by W where W^T belongs" if square else ""))
 
 
 # The first fit numbers, or account for a part that is right: they explain what is wrong in a part of an array too. The
 # others take arrays as wholes, and know less of one than "right but for row 2" does.
 OF_PARTS = (exchanged, unit_alone, derivative_missing, term_of_the_rate, noise)
 OF_WHOLES = (code_as_a_whole, other_input, bias_alone, rows_lost, flows_back_wrong)
+MISTAKEN = ("shape", "transposed", "missing", "kind")  # of what was returned: shared memory does not explain these
+OF_ANY_ORDER = (exchanged, unit_alone, other_input, bias_alone)
 
 
 def _holds(scene: Scene, one: str, other: str) -> bool:
@@ -326,26 +267,34 @@ def diagnose(
     names = list(evidence)
     last = max(wrong, key=names.index)
     cause = next((layer for layer in found if last in layer.names), Layer(last, None, ()))
-    scene = Scene(evidence, params, wrong, found, code(found, names), cause)
+    backwards = is_backwards(found)
+    scene = Scene(evidence, params, wrong, found, None if backwards else code(found, names), cause)
 
     of_cause = [name for name in cause.names if name in wrong]
     kinds = {wrong[name].kind for name in of_cause}
     anew = next((finding for finding in findings if finding.kind == "gradient-random"), None)
     if kinds <= {"unknown", "part", "entry"}:
         hypotheses = OF_PARTS + (OF_WHOLES if _is_whole(scene) else ())
-        of_layer = next((d for hypothesis in hypotheses if (d := hypothesis(scene)) is not None), None)
+        asked = (hypothesis for hypothesis in hypotheses if not backwards or hypothesis in OF_ANY_ORDER)
+        of_layer = next((d for hypothesis in asked if (d := hypothesis(scene)) is not None), None)
         if anew is not None:
             of_layer = Diagnosis("noise", "two calls at the same parameters differ: the noise is redrawn")
         if of_layer is not None:
             wrong |= dict.fromkeys(of_cause, of_layer)
-    for name in names[: names.index(cause.names[0])]:
+    for name in [] if backwards else names[: names.index(cause.names[0])]:
         if name in wrong and wrong[name].kind == "unknown":  # not shown, only likely: the cause may be one of two
             text = f"nothing of its own is known: it may follow from {cause.W}, nearer to the loss"
             wrong[name] = replace(wrong[name], kind="downstream", text=text)
     changes = next((finding for finding in findings if finding.kind in ("mutation", "overlap", "constant")), None)
+    together = _together(replace(scene, wrong=wrong), anew)
+    if changes is not None and changes.kind == "overlap" and together.kind in MISTAKEN:
+        return wrong, replace(together, text=f"{together.text}; and {changes.text}")
     if changes is not None:  # backward then runs through other parameters than the loss did: no wonder that it is wrong
         return wrong, Diagnosis(changes.kind, changes.text)
-    return wrong, _together(replace(scene, wrong=wrong), anew)
+    if backwards and together.kind == "unknown":
+        text = f"{together.text}; params seem to come backwards: give them in the order of the forward pass"
+        return wrong, replace(together, text=text)
+    return wrong, together
 
 
 def _best_known(evidence: Mapping[str, Evidence], wrong: Mapping[str, Diagnosis]) -> dict[str, Diagnosis]:
@@ -380,19 +329,3 @@ def _together(scene: Scene, anew: Finding | None) -> Diagnosis:
     else:
         blamed = ", ".join(alike[:6]) + (f" and {len(alike) - 6} more" if len(alike) > 6 else "") + ": "
     return replace(cause, text=place + blamed + cause.text)
-
-
-def forward_order(names: Iterable[str], found: Sequence[Layer]) -> list[str]:
-    """The names in their order, but for every bias, which comes right behind its W."""
-    behind = {layer.W: layer.names for layer in found}
-    biases = {layer.b for layer in found}
-    return [one for name in names if name not in biases for one in behind.get(name, [name])]
-
-
-def groups(where: Code | None, names: Sequence[str]) -> tuple[Sequence[str], Sequence[str]]:
-    """The arrays of the encoder and of the decoder: by their names, else by the code's place."""
-    first = [name for name in names if name.lower().startswith("enc")]
-    second = [name for name in names if name.lower().startswith("dec")]
-    if first and second:
-        return first, second
-    return (where.encoder, where.decoder) if where is not None else ((), ())

@@ -266,6 +266,26 @@ def test_a_gradient_of_another_shape_or_kind(given, kind, words):
     assert report.diagnosis.kind == kind and words in report.diagnosis.text
 
 
+@pytest.mark.parametrize(
+    "shape, given",
+    [((3,), lambda d: d.sum(0, keepdims=True)), ((), lambda d: d.sum(keepdims=True).reshape(1)),
+     ((1, 3), lambda d: d.sum(0, keepdims=True)[None])],
+)  # fmt: skip
+def test_a_sum_that_keeps_its_axis_is_not_missing(shape, given):
+    """Such as d.sum(0, keepdims=True) for a bias."""
+    rows, b = np.random.default_rng(1).standard_normal((6, 3)), np.full(shape, 0.5)
+    report = nv.check_function(
+        lambda p: ((rows + p["b"]) ** 2).sum(), lambda p: {"b": given(2 * (rows + p["b"]))}, {"b": b}
+    )
+    assert (
+        report.diagnosis.text == f"b: of shape {(1, *shape)}, not {shape}: its first axis, of length 1, is one too many"
+    )
+    report = nv.check_function(
+        lambda p: ((rows + p["b"]) ** 2).sum(), lambda p: {"b": 2 * (rows + p["b"])}, {"b": rows[:1]}
+    )
+    assert report.diagnosis.text == "b: of shape (6, 3), not (1, 3): the sum over the first axis is missing"
+
+
 # ── An op ─────────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 X, W = np.random.default_rng(5).standard_normal((4, 3)), np.random.default_rng(6).standard_normal((3, 2))
@@ -291,6 +311,18 @@ def test_a_pair_of_several_outputs_with_settings_and_an_input_without_derivative
     assert nv.check_pair(forward, backward, given, **options).ok
     wrong = nv.check_pair(forward, lambda dy, ds, x, scale, n, y: dy * scale * n * x ** (n - 1), given, **options)
     assert not wrong.ok
+
+
+def test_a_pair_whose_backward_takes_not_every_output():
+    """What flows back through the others is not checked, which is said; it is no mistake by itself."""
+    pair = (lambda x: (np.tanh(x), x**2), lambda dy, y: dy * (1 - y**2), {"x": X})
+    report = nv.check_pair(*pair, outputs=("y", "z"))
+    assert [(f.text, f.fatal) for f in report.findings] == [
+        ("backward takes no dz: what flows back through z is not checked", False)
+    ]
+    assert report.ok
+    both = nv.check_pair(pair[0], lambda dy, dz, y, x: dy * (1 - y**2) + 2 * dz * x, pair[2], outputs=("y", "z"))
+    assert both.ok and both.findings == ()
 
 
 def test_a_pair_that_changes_what_it_is_given():
@@ -328,6 +360,18 @@ def test_a_pair_that_returns_what_it_was_given():
     fixed = {"mask": np.ones(X.shape)}
     report = nv.check_pair(lambda x, mask: x * mask, lambda dy, mask: mask, {"x": X}, settings=fixed)
     assert "the gradient of x and mask" in report.diagnosis.text
+
+
+def test_a_pair_that_forgets_the_sum_and_returns_what_it_was_given():
+    """The sum that is missing is the cause; that dy is returned as it came is said besides."""
+    report = nv.check_pair(
+        lambda x, W, b: x @ W + b,
+        lambda dy, x, W: (dy @ W.T, x.T @ dy, dy),
+        {"x": X, "W": W, "b": np.ones(2)},
+    )
+    shape = "b: of shape (4, 2), not (2,): the sum over the first axis is missing"
+    assert report.diagnosis.text == f"{shape}; and memory is shared by the gradient of b and dy: return copies"
+    assert report.diagnosis.kind == "shape"
 
 
 def test_a_pair_whose_gradient_is_missing_blames_nobody_else():

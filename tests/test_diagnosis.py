@@ -99,6 +99,16 @@ MADE_UP = {
     "transposed": {"square": (E.T, {}, "transpose")},
     "permuted": {
         "reshaped": (drawn(4, 6).T.reshape(4, 6), {"expected": drawn(4, 6)}, "transpose was reshaped"),
+        "reshaped, as well as it is known": (
+            drawn(4, 6).T.reshape(4, 6),
+            {"expected": drawn(4, 6) + 0.01 * drawn(4, 6, seed=3), "doubt": np.where(np.arange(6) < 5, 0.04, 0.9)},
+            "transpose was reshaped",
+        ),
+        "reshaped, and not all is known": (
+            drawn(4, 6).T.reshape(4, 6),
+            {"expected": changed((1, 2), np.nan, drawn(4, 6)), "doubt": np.full((4, 6), 0.04)},
+            "transpose was reshaped",
+        ),
         "columns reversed": (E[:, ::-1], {}, "last axis is reversed"),
         "rows reversed": (E[::-1], {}, "first axis is reversed"),
         "rows": (E[[1, 0, 2, 3, 5, 4]], {}, "rows are right and in another order"),
@@ -232,6 +242,19 @@ def test_what_is_known_already_is_kept():
     assert explain(Evidence("W", E, E, found=found)) is found
 
 
+def test_numbers_that_are_hardly_known_are_in_no_order():
+    """In some order they are near any others; in one that is known, only if enough of them tell."""
+    rows = Evidence("W", E[[1, 0, 2, 3, 5, 4]], E)
+    assert diagnosis.permuted(rows) is not None
+    assert diagnosis.permuted(replace(rows, doubt=np.full((6, 6), 0.04))) is None
+    reversed_columns = Evidence("W", E[:, ::-1], E, doubt=np.full((6, 6), 0.04))
+    assert diagnosis.permuted(reversed_columns) is not None
+    assert (
+        diagnosis.permuted(replace(reversed_columns, doubt=np.where(np.arange(36) < 30, 2.0, 0.04).reshape(6, 6)))
+        is None
+    )
+
+
 def test_one_number_is_no_decay_and_no_clipping():
     one = Evidence("c", np.array([3.0]), np.array([2.0]), param=np.array([0.5]))
     assert explain(one).kind == "factor"
@@ -268,6 +291,46 @@ def test_names_of_factors():
     assert name_factor(0.7, SCALES) == "7/10 of what it should be (beta)"
     assert name_factor(np.pi, SCALES) is None
     assert name_factor(4.0, {"n": 4, "m": 4}).endswith("(n or m)")
+
+
+@pytest.mark.parametrize(
+    "c, words, guess, name",
+    [
+        (1 / 6, "1/6 of what it should be", "", " (1/(2 B))"),
+        (0.6, "3/5 of what it should be", "", " (B/D)"),
+        (2, "2 times what it should be", "", ""),
+        (0.5, "1/2 of what it should be", "", ""),
+        (-1, "the negative of what it should be", "", ""),
+        (10, "10 times what it should be", "", " (2 D)"),
+        (5, "5 times what it should be", ", which may be W.shape[1] or V.shape[0]", " (D)"),
+        (
+            -1 / 3,
+            "minus 1/3 of what it should be",
+            ", which may be minus 1/W.shape[0] or minus 1/V.shape[1]",
+            " (minus 1/B)",
+        ),
+    ],
+)
+def test_sizes_that_nobody_named_are_only_guessed(c, words, guess, name):
+    """Among the lengths of some arrays there is a quotient, or twice a length, for any simple fraction."""
+    params = {"W": drawn(3, 5), "V": drawn(5, 3), "c": drawn(11)}
+
+    def check(**sizes):
+        return nv.check_function(
+            lambda p: sum((a**3).sum() for a in p.values()),
+            lambda p: {name: (c if name == "W" else 1) * 3 * a**2 for name, a in p.items()},
+            params,
+            **sizes,
+        ).diagnosis.text
+
+    assert check() == f"W: {words}{guess}"
+    assert check(sizes={"B": 3, "D": 5}) == f"W: {words}{name}"
+
+
+def test_a_plain_factor_needs_no_size_behind_it():
+    """Also where it is known no better than to a thousandth, and a quotient of sizes is nearer."""
+    assert name_factor(2.0006, {"n": 2001, "m": 1000}, near=1e-3) == "2 times what it should be"
+    assert name_factor(0.49999, {"n": 7, "m": 14}, near=1e-4) == "1/2 of what it should be"
 
 
 def test_what_an_oracle_leaves_open_explains_itself():
@@ -423,7 +486,7 @@ WITHOUT_TERMS = {  # bug: kind of the diagnosis of all together, how it begins, 
     "sigma-path-forgotten": ("noise", SIGMA_ALONE),
     "noise-detached": ("term", f"{ENCODER}W3, b3: the term of the reconstruction is missing"),
     "noise-redrawn": ("noise", SIGMA_ALONE),
-    "clamp-without-derivative": ("unit", f"{ENCODER}W3, b3: only unit 0 of the layer is wrong: a clamp"),
+    "clamp-without-derivative": ("unit", f"{ENCODER}W3, b3: only unit 0 of the layer is wrong: perhaps a clamp"),
     "heads-exchanged": ("exchanged", f"{ENCODER}W3, b3: the gradients of W3 and W2 are exchanged"),
     "logvar-head-cut": ("activation", f"{ENCODER}W1, b1: all that is nearer to the loss is right"),
     "mean-forward-sum-backward": ("factor", "the whole gradient: 5 times what it should be (B)"),

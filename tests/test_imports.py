@@ -14,7 +14,7 @@ PARTS = (  # a module may import those on lines above its own
     "errors records",
     "flat ops",
     "noise checkpoint progress",
-    "reports oracles factors",
+    "reports oracles factors layering",
     "probing",
     "evidence",
     "diagnosis",

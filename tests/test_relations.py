@@ -6,8 +6,9 @@ import pytest
 
 import npvae as nv
 from npvae.evidence import Evidence
+from npvae.layering import code, forward_order, groups, layers
 from npvae.ops import jit, reference
-from npvae.relations import code, diagnose, forward_order, groups, layers
+from npvae.relations import diagnose
 
 B, D, Z = 6, 7, 3
 BACKENDS = {"reference": reference, "jit": jit}
@@ -240,6 +241,189 @@ def test_what_only_may_follow_is_not_said_to():
     assert said["W1"].kind == "downstream" and "it may follow from W4" in said["W1"].text
 
 
+def backwards_params():
+    return dict(reversed(two_layers().items()))
+
+
+def test_nothing_is_said_of_before_and_after_where_params_come_backwards():
+    """Their shapes fit no other order; the layers behind the one that is wrong are not before it."""
+    no_derivative = changing("dh", lambda dh, a: dh / (1 - np.tanh(a) ** 2))
+    found = said_of(no_derivative, backwards_params())
+    assert found.kind == "unknown" and found.text.startswith("b1: no explanation fits")
+    assert found.text.endswith("give them in the order of the forward pass")
+    assert said_of(no_derivative, two_layers()).text.startswith("W1, b1: the derivative of its activation is missing")
+    vae = dict(reversed(broken.params().items()))
+    report = nv.check_function(broken.loss, broken.make_gradients("noise of another row"), vae)
+    assert not any(word in str(report) for word in ("decoder", "flows back", "nearer", "follow"))
+
+
+def test_what_is_known_of_one_layer_needs_no_order():
+    found = said_of(changing("g", lambda g, p: g | {"b2": g["b2"] ** 3}), backwards_params())
+    assert found.kind == "bias"
+
+
+# ── Where several explanations remain ────────────────────────────────────────────────────────────────────────────────
+
+ROWS, TARGET = np.random.default_rng(20).standard_normal((7, 5)), np.random.default_rng(21).standard_normal((7, 3))
+
+
+def two_layers(**changes):
+    """W1 (5, 6), b1, W2 (6, 3), b2 of a network; what is named otherwise is replaced, what is None left out."""
+    rng = np.random.default_rng(22)
+    p = {"W1": rng.standard_normal((5, 6)), "b1": rng.standard_normal(6), "W2": rng.standard_normal((6, 3)),
+         "b2": rng.standard_normal(3)} | changes  # fmt: skip
+    return {name: a for name, a in p.items() if a is not None}
+
+
+def squares(p, act, mask=1.0):
+    """The loss, its derivative by the output, and what is made on the way."""
+    a = ROWS @ p["W1"] + p.get("b1", 0)
+    h = act(a) * mask
+    r = h @ p["W2"] + p.get("b2", 0) - TARGET
+    return (r**2).sum() / 2, r, h, a
+
+
+def relu(a):
+    return a * (a.real > 0)
+
+
+def backward(p, r, h, dh):
+    g = {"W1": ROWS.T @ dh, "b1": dh.sum(0), "W2": h.T @ r, "b2": r.sum(0)}
+    return {name: g[name] for name in p}
+
+
+def said_of(change, params, act=np.tanh, mask=1.0):
+    """What is said of a gradient whose r, h, dh or result `change` changes."""
+
+    def gradients(p):
+        _, r, h, a = squares(p, act, mask)
+        r, h = change("r", r, a), change("h", h, a)
+        dh = change("dh", r @ p["W2"].T * mask * (1 - np.tanh(a) ** 2 if act is np.tanh else a > 0), a)
+        return change("g", backward(p, r, h, dh), p)
+
+    report = nv.check_function(lambda p: squares(p, act, mask)[0], gradients, params)
+    assert not report.ok
+    return report.diagnosis
+
+
+def changing(what, how):
+    return lambda name, value, other: how(value, other) if name == what else value
+
+
+UNMOVED = changing("r", lambda r, a: np.abs(r))
+
+
+def test_a_gradient_that_is_0_anyway_shows_nothing():
+    """Of dead units, and before a layer of zeros, it is right whatever flows back."""
+    dead = said_of(UNMOVED, two_layers(b1=np.full(6, -50.0)), relu)
+    assert dead.text.startswith("b2: the layer nearest to the loss is wrong (W2 shows nothing: its slopes are 0 or")
+    assert "the loss's derivative by its output may be" in dead.text
+    zeros = said_of(UNMOVED, two_layers(W2=np.zeros((6, 3))))
+    assert zeros.text.startswith("W2, b2: the layer nearest to the loss is wrong as a whole: the loss's derivative by")
+    for found in (dead, zeros):
+        assert found.kind == "activation" and "right" not in found.text
+
+
+def test_a_bias_before_what_subtracts_the_mean_shows_nothing():
+    """Its gradient is 0 but for rounding; W's lacks the term of the variance."""
+    params = {"W": two_layers()["W1"][:, :3], "c": np.ones(3), "scale": np.array([0.5, 1.0, 2.0])}
+
+    def normalised(p):
+        a = ROWS @ p["W"] + p["c"]
+        a = a - a.mean(0)
+        s = np.sqrt((a**2).mean(0) + 1e-5)
+        return a / s, s
+
+    def gradients(p):
+        n, s = normalised(p)
+        d = (n * p["scale"] - TARGET) * p["scale"] / s
+        da = d - d.mean(0)
+        return {"W": ROWS.T @ da, "c": da.sum(0), "scale": ((n * p["scale"] - TARGET) * n).sum(0)}
+
+    report = nv.check_function(lambda p: ((normalised(p)[0] * p["scale"] - TARGET) ** 2).sum() / 2, gradients, params)
+    assert [check.name for check in report.tensors if not check.ok] == ["W"]
+    assert "its bias is right" not in str(report)
+    assert "c shows nothing" in report.diagnosis.text and "by its output may be" in report.diagnosis.text
+
+
+@pytest.mark.parametrize(
+    "undecided, words", [(False, "its bias is right"), (True, "b shows nothing: its slopes are 0 or")]
+)
+def test_an_undecided_gradient_shows_nothing(undecided, words):
+    rng = np.random.default_rng(0)
+    W, other, b = rng.standard_normal((4, 3)), rng.standard_normal((4, 3)), rng.standard_normal(3)
+    clues = {"W": Evidence("W", other, W), "b": Evidence("b", b, b, wrong=False, undecided=undecided)}
+    assert words in diagnose(clues, {"W": W, "b": b}, [])[1].text
+
+
+FIRST_LAYER = {  # what is wrong with its own gradients alone: words that the diagnosis must not lack
+    "a row lost": (changing("g", lambda g, p: g | own(p, np.s_[1:])), "leave rows out"),
+    "a row twice": (changing("g", lambda g, p: g | own(p, [0, *range(7)])), "count some twice"),
+    "a penalty's derivative": (
+        changing("g", lambda g, p: g | {name: g[name] + 0.1 * np.sign(p[name]) for name in ("W1", "b1")}),
+        "changed afterwards",
+    ),
+}
+
+
+def own(p, rows):
+    """The first layer's own sums over some of the rows."""
+    _, r, _, a = squares(p, np.tanh)
+    dh = (r @ p["W2"].T * (1 - np.tanh(a) ** 2))[rows]
+    return {"W1": ROWS[rows].T @ dh, "b1": dh.sum(0)}
+
+
+@pytest.mark.parametrize("what", FIRST_LAYER)
+def test_what_spoils_the_first_layer_alone(what):
+    """Nothing before it tells whether what flows back to it is wrong."""
+    change, words = FIRST_LAYER[what]
+    text = said_of(change, two_layers()).text
+    assert text.startswith("W1, b1: all that is nearer to the loss is right and this layer is wrong as a whole: ")
+    assert "what flows back to it may be, by" in text and words in text
+
+
+@pytest.mark.parametrize("mask", [1.0, (np.arange(42).reshape(7, 6) % 3 > 0) / 0.7])
+def test_another_input_of_a_layer_without_a_bias(mask):
+    """The value before the activation, or before dropout: no rows are lost, and nothing tells."""
+    change = changing("h", lambda h, a: a if np.ndim(mask) == 0 else np.tanh(a))
+    found = said_of(change, two_layers(b1=None, b2=None), mask=mask)
+    assert found.kind == "input" and found.text.startswith("W2: the layers before it are right, so most likely")
+    for words in ("it may be", "before its activation or its dropout", "rows left out or counted twice"):
+        assert words in found.text
+
+
+@pytest.mark.parametrize("term", [0, 1])
+def test_a_matrix_that_is_used_twice(term):
+    """One of its two terms is missing, and the loss's terms are not given."""
+    params = {"W": two_layers()["W1"], "b": np.ones(6), "c": np.ones(5)}
+
+    def forward(p):
+        h = np.tanh(ROWS @ p["W"] + p["b"])
+        return h, h @ p["W"].T + p["c"] - ROWS
+
+    def gradients(p):
+        h, r = forward(p)
+        dh = r @ p["W"] * (1 - h**2)
+        return {"W": (ROWS.T @ dh, r.T @ h)[term], "b": dh.sum(0), "c": r.sum(0)}
+
+    report = nv.check_function(lambda p: (forward(p)[1] ** 2).sum() / 2, gradients, params)
+    assert "it may be" in report.diagnosis.text and "a second use of the matrix" in report.diagnosis.text
+
+
+def test_a_bias_of_other_values():
+    """Cast to whole numbers: it is summed over the rows as it should be."""
+    found = said_of(changing("g", lambda g, p: g | {"b2": g["b2"].astype(int)}), two_layers())
+    assert found.kind == "bias" and "may be summed over the rows wrongly, made from other values" in found.text
+
+
+def test_what_flows_back_to_a_layer_is_not_asserted():
+    """W and b are made from another derivative than the layer hands down, which is right."""
+    found = said_of(changing("g", lambda g, p: g | {"W2": g["W2"] ** 3, "b2": g["b2"] ** 3}), two_layers())
+    assert (
+        found.kind == "rows" and "most likely" in found.text and "another derivative than is handed down" in found.text
+    )
+
+
 def test_a_code_that_is_wrong_as_a_whole():
     """dz without the last activation's derivative: neither mu's terms nor log sigma's are of their kind."""
 
@@ -258,12 +442,14 @@ def test_a_code_that_is_wrong_as_a_whole():
 def test_one_of_mu_and_log_sigma(first, words):
     """Which of two layers is log sigma, nobody says: it is expected to be the second."""
 
-    def change(g):
-        rng = np.random.default_rng(0)
-        return g | {name: rng.standard_normal(g[name].shape) for name in (f"W{first}", f"b{first}")}
+    def change(g, *hidden):
+        rng, layers = np.random.default_rng(0), (*hidden, first)
+        return g | {name: rng.standard_normal(g[name].shape) for i in layers for name in (f"W{i}", f"b{i}")}
 
-    report = spoilt(change)
+    report = spoilt(lambda g: change(g, "1", "2"))
     assert report.diagnosis.kind == "noise" and words in report.diagnosis.text
+    report = spoilt(change)
+    assert report.diagnosis.kind == "rows", "what the noise spoils flows back to the hidden layers"
 
 
 def test_a_layer_of_the_code_whose_bias_is_right():

@@ -23,7 +23,17 @@ CHECKS = ("elbo", "iwae", "linear", "square")  # the functions of plain.py that 
 DECODER = ("W4", "b4", "W5", "b5")
 
 # Diagnoses that give the place and a short list of what it may be.
-NARROWED = ("activation", "noise", "rows", "unit", "closed-form", "importance-weights", "importance-rate")
+NARROWED = (
+    "activation",
+    "noise",
+    "rows",
+    "input",
+    "bias",
+    "unit",
+    "closed-form",
+    "importance-weights",
+    "importance-rate",
+)
 
 
 def check(module: ModuleType, name: str) -> Report:
