@@ -78,27 +78,29 @@ def roughness(real: Function, here: float) -> tuple[float, float]:
 
     The noise is measured on the way in a random direction, and not read off the steps of the loss: code in float32 may
     add a term in float64 that has none, and a loss of a billion has them in float64. Where there is more than rounding
-    on one way there may be a kink: two others are tried, and the one in the middle is taken.
+    on one way there may be a kink, and where the loss stands still it shows nothing: then two others are tried, and the
+    one in the middle is taken.
     """
     rng, found = np.random.default_rng(0), []
     for _ in range(3):
         phi = way(real, rng)
-        noise, magnitude = roughness_along(phi, here, JITTER)
+        noise, magnitude, moves = roughness_along(phi, here, JITTER)
         if ROUNDING * EPS * magnitude < noise <= BENDS * magnitude:
             # A large ReLU network is bent on every way so long, and not on one of a 64th; rounding is the same on it.
             noise = min(noise, roughness_along(phi, here, JITTER / 64)[0])
-        if noise <= ROUNDING * EPS * magnitude:
+        if moves and noise <= ROUNDING * EPS * magnitude:
             return noise, magnitude
         found.append((noise, magnitude))
     return sorted(found)[1]
 
 
-def roughness_along(phi: Line, here: float, length: float) -> tuple[float, float]:
-    """The same along one way.
+def roughness_along(phi: Line, here: float, length: float) -> tuple[float, float, bool]:
+    """The same along one way, and whether every step moves the loss.
 
     The loss is made of what the parameters contribute, also where that cancels: `here`, and its slope by their size.
     Steps over which it stands still are lengthened until it moves, and steps of a second length are taken besides: a
-    loss may climb by one rounding in every step, which looks smooth.
+    loss may climb by one rounding in every step, which looks smooth. What is a number of float32 at every step is off
+    by as much as these are apart.
     """
     values = [0.0]
     length /= 8
@@ -107,7 +109,11 @@ def roughness_along(phi: Line, here: float, length: float) -> tuple[float, float
         values = [value(phi, i * length) for i in range(POINTS)]
     others = [value(phi, i * 1.618 * length) for i in range(POINTS)]
     slope = (max(values) - min(values)) / ((POINTS - 1) * length)
-    return max(noise_level(values), noise_level(others)), abs(here) + slope
+    noise, moves = max(noise_level(values), noise_level(others)), len({*values, *others}) > len(values)
+    most = max(map(abs, values))
+    if most and all(each == float(np.float32(each)) for each in [*values, *others]):
+        noise = max(noise, float(np.spacing(np.float32(most))))
+    return noise, abs(here) + slope, moves
 
 
 def way(real: Function, rng: np.random.Generator) -> Line:

@@ -224,7 +224,7 @@ def one_term(e: Evidence) -> Diagnosis | None:
 def one_part(e: Evidence) -> Diagnosis | None:
     """It is wrong in one entry, in some rows or in some columns, and right elsewhere."""
     a, b = e.analytic, e.expected
-    if a.ndim == 0:
+    if a.ndim == 0 or e.coarse:  # of a loss of few digits, what is not seen to be wrong need not be right
         return None
     telling = e.known & ((a != 0) | (b != 0))  # a dead unit's zeros are right whatever is wrong
     wrong = e.off

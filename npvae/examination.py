@@ -16,6 +16,7 @@ from npvae.flat import Array
 from npvae.probing import (
     AFFORDABLE,
     COMPLEX,
+    HALF,
     KINKS,
     RICHARDSON,
     SAMPLES,
@@ -56,7 +57,7 @@ class Examined(NamedTuple):
     name: str
     gradient: Array
     misfit: Diagnosis | None
-    single: bool  # whether it was handed over in single precision
+    own: float  # the tolerance of the precision in which it was handed over; 0 for float64
     probes: list[Probes]  # entries, then directions if there are any
 
 
@@ -93,8 +94,8 @@ def _examine(problem: Problem, entries: int | None, seed: int, progress: Progres
     for done, name in enumerate(sizes):
         probes = [ask(name, strata(sizes[name], sample, rng))]
         probes += [along[name]] if name in along else []
-        single = np.asarray(raw.get(name)).dtype in (np.float32, np.float16)
-        examined.append(Examined(name, *fitted[name], single, probes))
+        own = {"float32": SINGLE, "float16": HALF}.get(np.asarray(raw.get(name)).dtype.name, 0.0)
+        examined.append(Examined(name, *fitted[name], own, probes))
         progress(done + 1, len(sizes))
     if not is_steady(problem, here, "in the end"):
         return unexamined(problem)
@@ -137,8 +138,7 @@ def conclude(problem: Problem, examined: list[Examined], history: Mapping[str, A
     overall = max(map(largest, rough), default=0.0)
     for one in examined:
         trusted[one.name] = all(map(is_complex_safe, one.probes))
-        own = SINGLE if one.single else 0.0
-        judged[one.name] = [judge(p, trusted[one.name], overall, own) for p in one.probes]
+        judged[one.name] = [judge(p, trusted[one.name], overall, one.own) for p in one.probes]
     unsafe = [one.name for one in examined if not trusted[one.name] and one.probes[0].exact is not None]
     if unsafe:
         told = problem.other or "the complex step, which the differences contradict (is the loss complex-safe?)"
@@ -164,7 +164,7 @@ def conclude(problem: Problem, examined: list[Examined], history: Mapping[str, A
     for one in examined:
         groups, safe = judged[one.name], trusted[one.name]
         said = verdict(groups)
-        idle = is_idle(one)
+        idle = is_idle(one) and problem.real.noise == 0  # beside noise, what is 0 may be something
         said = OK if idle else said
         if one.misfit is not None and not (idle and one.misfit.kind == "missing"):
             said = WRONG
@@ -195,7 +195,8 @@ def gather(
     if found is None and bent.any() and np.array_equal(bent, groups[0].wrong):
         text = "where the loss is bent, it is neither slope nor between them"
         found = Diagnosis("kink", f"{text}: {places(entries[bent], x.shape)}")
-    if said == WRONG and found is None and len(groups) > 1 and np.isfinite(one.gradient).all():
+    coarse = not trusted and any(finding.kind == "single" for finding in problem.findings)
+    if said == WRONG and found is None and len(groups) > 1 and np.isfinite(one.gradient).all() and not coarse:
         start = worst if groups[0].wrong.any() else None
         worst, found = locate(problem.real, problem.exact if trusted else None, one.name, one.gradient, start)
         if found is None and start is None:  # the entries that are known say nothing of those that are wrong
@@ -218,7 +219,7 @@ def gather(
         wrong=said == WRONG,
         undecided=said == UNDECIDED,
         doubt=doubt.reshape(x.shape),
-        coarse=not trusted and any(finding.kind == "single" for finding in problem.findings),
+        coarse=coarse,
         again=None if again is None else fit(again, x)[0],
         param=x,
         terms={term: values.reshape(x.shape) for term, values in terms.items()},
@@ -263,7 +264,7 @@ def describe(
         richardson_error=float(np.max([group.richardson_error for group in groups])),
         worst=worst,
         oracle=believed,
-        tolerance=max(RICHARDSON if believed == RICHARDSONS else COMPLEX, SINGLE if one.single else 0.0),
+        tolerance=max(RICHARDSON if believed == RICHARDSONS else COMPLEX, one.own),
         kinks=left_out / max(probes, 1),
         verdict=said,
         diagnosis=words,

@@ -195,8 +195,9 @@ def closer(phi: Line, here: float, size: float, slope: Slope, other: float, nois
     """`slope`, or what shorter steps lead to, if that is what somebody else says: something is inside its own.
 
     other: the slope of the complex step or of the gradient that is checked. Steps are shortened as long as rounding
-    leaves a tenth of what is between the two to be seen. Once they show as much, extrapolation begins anew from there;
-    noise is overlooked, as what is too narrow for the steps by which it was measured looks like it. scale: how wide the
+    leaves a tenth of what is between the two to be seen. Once they show as much, extrapolation begins anew from there.
+    Noise is overlooked, as what is too narrow for the steps by which it was measured looks like it; but a loss that
+    then stands still says nothing, and what is found has to be the other's but for a thousandth. scale: how wide the
     narrowest may be that is to be expected there. If that cannot be seen, `slope` is not known to better than `other`.
 
     >>> def bump(t):
@@ -215,7 +216,9 @@ def closer(phi: Line, here: float, size: float, slope: Slope, other: float, nois
             seen = step.h
         if abs(step.slope - slope.value) > between / 10:
             found = richardson(phi, here, size, 0.0, 0.0, math.nan, reach=h)
-            if abs(found.value - other) <= between / 10:
+            if abs(found.value - other) <= between / 10 and not noise:
+                return found
+            if abs(found.value - other) <= between / 1000 and found.value != 0:
                 return found
             break
     return slope if seen <= scale else slope._replace(error=max(slope.error, between))

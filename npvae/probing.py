@@ -26,10 +26,12 @@ BUDGET = 9.0  # the check is expected to take no more seconds, judged by how lon
 # them there is room for each oracle's own precision, and none hides a factor of the array. It may hide one of an entry
 # that is smaller than the array's largest by as much as the tolerance.
 COMPLEX = 1e-11  # the complex step has no error but rounding
-SINGLE = 1e-5  # a gradient that is handed over as float32 has no more digits
+SINGLE, HALF = 1e-5, 1e-2  # a gradient that is handed over as float32 or float16 has no more digits
 RICHARDSON = 1e-9  # and ten times its own estimate besides, of which no more is accepted than
 RESOLVED = 1e-5  # or the gradient is undecided
 DOUBT = 10.0
+# Of a batch of thousands, ReLU's bends lie as near as a thousandth of a parameter's size: too many to be seen as kinks,
+NARROW = 1e-4  # they look smooth from farther away, with another slope. In noise nobody can look
 KINKS = 0.01  # the share of all probes that may be left out
 # An array whose true gradient is 0 by cancellation (a bias before something that subtracts the mean) has a gradient
 # made of rounding, which is as large as eps times what cancelled. That was no larger than the gradients elsewhere, but
@@ -70,8 +72,8 @@ class Function(NamedTuple):
         return max(1.0, float(moved)) if math.isfinite(moved) else 1.0
 
     def scale(self, name: str, where: "int | Array") -> float:
-        """How wide the narrowest may be that is to be expected there: as what is moved or, if that is 0, as the array;
-        if that is 0 too, as the smallest of the others.
+        """On what scale the loss may change there: of what is moved or, if it is 0, of the array; if that is 0 too, of
+        the smallest of the others.
         """
         x = self.params[name].real
         moved = np.linalg.norm(x) if isinstance(where, np.ndarray) else abs(x.reshape(-1)[where])
@@ -154,7 +156,8 @@ def along(gradient: Array, where: Any) -> Array:
 def probe(real: Function, exact: Function | None, name: str, gradient: Array, where: Any, here: float) -> Probes:
     """Ask all oracles. here: the loss where nothing is moved.
 
-    Where the complex step or the gradient contradicts Richardson's extrapolation, that looks closer.
+    Where the complex step contradicts Richardson's extrapolation, that looks closer; without one, where the gradient
+    does.
     """
     lines = [(real.line(name, _one(i)), real.size(name, _one(i))) for i in where]
     central = np.array([central_difference(phi, size) for phi, size in lines])
@@ -169,12 +172,12 @@ def probe(real: Function, exact: Function | None, name: str, gradient: Array, wh
         for k in np.flatnonzero((analytic == 0) & (steps != 0)):
             if is_residue(exact.line(name, _one(where[k])), steps[k], real.size(name, _one(where[k]))):
                 steps[k] = 0.0
+    others = analytic if steps is None else steps
     for i, (phi, size) in enumerate(lines):
-        others = [float(some[i]) for some in (steps, analytic) if some is not None and math.isfinite(some[i])]
-        allowed = RICHARDSON * scale + DOUBT * slopes[i].error
-        other = next((other for other in others if abs(other - slopes[i].value) > allowed), None)
-        if other is not None and not slopes[i].kink:
-            slopes[i] = closer(phi, here, size, slopes[i], other, real.noise, real.scale(name, _one(where[i])))
+        off = abs(others[i] - slopes[i].value) > RICHARDSON * scale + DOUBT * slopes[i].error
+        if off and math.isfinite(others[i]) and not slopes[i].kink:
+            narrow = real.scale(name, _one(where[i])) * (NARROW if real.noise == 0 else 1.0)
+            slopes[i] = closer(phi, here, size, slopes[i], float(others[i]), real.noise, narrow)
     return Probes(where, analytic, central, steps, tuple(slopes))
 
 

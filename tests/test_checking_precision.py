@@ -223,6 +223,54 @@ def test_a_loss_of_zero_at_its_minimum_is_not_called_single():
     assert "single" not in kinds(report)
 
 
+@pytest.mark.parametrize("wrong", [["W"], ["b"], ["W", "b"]])
+@pytest.mark.parametrize("factor", [0.0, 0.05, 2.0])
+def test_in_single_precision_too_what_is_forgotten_is_found(wrong, factor):
+    """A loss that stands still over a step of 1e-8 says nothing; it does not say that 0 is right."""
+    rng, single = np.random.default_rng(0), np.float32
+    x, y = rng.standard_normal((32, 6)).astype(single), rng.standard_normal((32, 4)).astype(single)
+    params = {"W": 0.3 * rng.standard_normal((6, 4)), "b": 0.1 * rng.standard_normal(4)}
+
+    def output(p):
+        return np.tanh(x @ p["W"].real.astype(single) + p["b"].real.astype(single))
+
+    def slopes(p):
+        h = output(p)
+        dy = 2 * (h - y) * (1 - h * h) / h.size
+        return {"W": x.T @ dy, "b": dy.sum(0)}
+
+    def loss(p):
+        return np.square(output(p) - y).mean()
+
+    assert {c.verdict for c in nv.check_function(loss, slopes, params).tensors} == {"undecided"}
+    report = nv.check_function(loss, scaled(slopes, factor, *wrong), params)
+    assert [c.name for c in report.tensors if c.verdict == "WRONG"] == wrong, str(report)
+    assert all("alone" not in str(c.diagnosis) and "not depend" not in str(c.diagnosis) for c in report.tensors)
+
+
+@pytest.mark.parametrize("params, slope, offset", [([0.1, 0.2], 0.01, 500), ([1.0, 2.0], 1.0, 1e5), ([0.01], 0.1, 1e4)])
+def test_a_loss_that_stands_still_in_single_precision_convicts_and_acquits_nobody(params, slope, offset):
+    """It climbs by one rounding or none over all steps that noise is measured by, and is no less rounded."""
+
+    def loss(p):
+        return np.float32(np.float32(slope) * p["w"].real.astype(np.float32).sum() + np.float32(offset))
+
+    w = np.array(params)
+    for factor in (0, 1):
+        report = nv.check_function(loss, lambda p, f=factor: {"w": np.full(w.shape, f * slope)}, {"w": w})
+        assert factor == 0 or report.tensors[0].verdict == "undecided", str(report)
+        assert not report.ok
+
+
+def test_a_gradient_handed_over_in_half_precision():
+    for factor, right in ((1, True), (1.1, False)):
+        slopes = scaled(cubes_gradients, factor, "w", "b")
+        halves = nv.check_function(
+            cubes, lambda p, g=slopes: {k: v.astype(np.float16) for k, v in g(p).items()}, PARAMS
+        )
+        assert halves.ok == right and {c.tolerance for c in halves.tensors} == {1e-2}
+
+
 # ── Large arrays and slow losses ──────────────────────────────────────────────────────────────────────────────────────
 
 LARGE = {
