@@ -264,11 +264,12 @@ def test_a_loss_that_stands_still_in_single_precision_convicts_and_acquits_nobod
 
 def test_a_gradient_handed_over_in_half_precision():
     for factor, right in ((1, True), (1.1, False)):
-        slopes = scaled(cubes_gradients, factor, "w", "b")
-        halves = nv.check_function(
-            cubes, lambda p, g=slopes: {k: v.astype(np.float16) for k, v in g(p).items()}, PARAMS
-        )
-        assert halves.ok == right and {c.tolerance for c in halves.tensors} == {1e-2}
+
+        def halved(p, factor=factor):
+            return {name: (factor * g).astype(np.float16) for name, g in cubes_gradients(p).items()}
+
+        report = nv.check_function(cubes, halved, PARAMS)
+        assert report.ok == right and {check.tolerance for check in report.tensors} == {1e-2}
 
 
 # ── Large arrays and slow losses ──────────────────────────────────────────────────────────────────────────────────────
