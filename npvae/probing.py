@@ -239,9 +239,11 @@ def judge(probes: Probes, trusted: bool, overall: float, tolerance: float = 0.0)
     if trusted and exact is not None:
         least = np.where(a == 0, NOTHING * overall, floor)
         acquitted = (np.abs(a - exact) <= max(COMPLEX, tolerance) * scale + least) & np.isfinite(value)
-    convicted = ~(np.abs(a - value) <= max(RICHARDSON, tolerance) * scale + floor + doubt)
-    small = 0.0 if trusted else RICHARDSON * overall  # so small beside the others that it may be taken for 0
-    resolved = doubt <= DOUBT * max(RESOLVED * scale, small)
+    blurred = max(FLOOR, tolerance) * overall  # in few digits, what cancels to 0 leaves as much
+    convicted = ~(np.abs(a - value) <= max(RICHARDSON, tolerance) * scale + blurred + doubt)
+    # What is 0 as it was handed over may be taken for 0 where the loss shows no more than that beside the others.
+    small = np.where((np.abs(a) <= floor) & (not trusted), RICHARDSON * overall, 0.0)
+    resolved = doubt <= DOUBT * np.maximum(RESOLVED * scale, small)
     ends = np.array([(slope.left, slope.right) for slope in probes.slopes]).reshape(-1, 2)
     low, high = ends.min(axis=1, initial=math.inf), ends.max(axis=1, initial=-math.inf)
     many = np.count_nonzero(kinks) > max(KINKS * kinks.size, 1)
