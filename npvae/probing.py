@@ -67,18 +67,20 @@ class Function(NamedTuple):
 
     def size(self, name: str, where: "int | Array") -> float:
         """The magnitude of what a probe moves: of the entry or, along a unit vector, of the whole array; at least 1."""
-        x = self.params[name].real
-        moved = np.linalg.norm(x) if isinstance(where, np.ndarray) else abs(x.reshape(-1)[where])
-        return max(1.0, float(moved)) if math.isfinite(moved) else 1.0
+        moved = self._moved(name, where)
+        return max(1.0, moved) if math.isfinite(moved) else 1.0
 
     def scale(self, name: str, where: "int | Array") -> float:
         """On what scale the loss may change there: of what is moved or, if it is 0, of the array; if that is 0 too, of
         the smallest of the others.
         """
+        others = (size for other in self.params.values() if (size := largest(other.real)))
+        return self._moved(name, where) or largest(self.params[name].real) or min(others, default=1.0)
+
+    def _moved(self, name: str, where: "int | Array") -> float:
+        """|x_i|, or the length of all of x."""
         x = self.params[name].real
-        moved = np.linalg.norm(x) if isinstance(where, np.ndarray) else abs(x.reshape(-1)[where])
-        others = [size for other in self.params.values() if (size := largest(other.real))]
-        return float(moved) or largest(x) or min(others, default=1.0)
+        return float(np.linalg.norm(x) if isinstance(where, np.ndarray) else abs(x.reshape(-1)[where]))
 
 
 def directions(size: int, rng: np.random.Generator) -> Array:
